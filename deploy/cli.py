@@ -1,0 +1,173 @@
+"""The `fleet` command."""
+
+# gevent must replace the blocking primitives before anything else is imported: pyinfra runs hosts side by side on it.
+from gevent import monkey
+
+monkey.patch_all()
+
+import json  # noqa: E402
+import logging  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+from contextlib import contextmanager  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Annotated, Any  # noqa: E402
+
+import typer  # noqa: E402
+from rich.console import Console  # noqa: E402
+
+from deploy import view  # noqa: E402
+from deploy.converge.step import Step  # noqa: E402
+from deploy.errors import FleetError  # noqa: E402
+from deploy.model.fleet import FleetErrors  # noqa: E402
+from deploy.procedures.apply import apply as apply_fleet  # noqa: E402
+from deploy.procedures.diffs import diffs  # noqa: E402
+from deploy.procedures.initialise import initialise  # noqa: E402
+from deploy.procedures.session import session  # noqa: E402
+from lab.cli import app as lab_app  # noqa: E402
+
+CHANGES = 2
+"""Exit code of plan and drift when something differs."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Turn bare Debian hosts into the omegaUp fleet, prove that they are one, and keep them so.\n\n"
+    "An INVENTORY is a name below inventories/ (lab, single, production) or a folder with an inventory.py.",
+)
+secrets_app = typer.Typer(no_args_is_help=True, help="The inventory's secrets, encrypted at rest.")
+app.add_typer(lab_app, name="lab", help="Real Debian hosts on this machine.")
+app.add_typer(secrets_app, name="secrets")
+
+out = Console()
+err = Console(stderr=True)
+
+Inventory = Annotated[str, typer.Argument(metavar="INVENTORY", help="Name or folder of the inventory.")]
+Limit = Annotated[str | None, typer.Option("--limit", "-l", help="Only these hosts or groups, comma-separated.")]
+Identity = Annotated[
+    Path | None,
+    typer.Option("--identity", "-i", help="Private SSH key that opens the secrets.", dir_okay=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON document on standard output.")]
+
+
+@contextmanager
+def _reported(as_json: bool = False) -> Iterator[None]:
+    """Every refusal as one clear message (or JSON) and exit code 1; never a traceback."""
+    try:
+        yield
+    except (FleetError, FleetErrors) as error:
+        errors = error.errors if isinstance(error, FleetErrors) else (error,)
+        if as_json:
+            print(json.dumps({"errors": [item.to_dict() for item in errors]}, indent=2))
+        else:
+            view.show_errors(err, errors)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        err.print("interrupted: what was begun on the hosts ends there; run apply again to finish", highlight=False)
+        raise typer.Exit(130) from None
+
+
+def _step(step: Step) -> dict[str, Any]:
+    return {
+        "host": step.host, "role": step.role, "key": step.key, "class": step.step.value, "summary": step.summary,
+        "pending": step.pending, "before": step.before, "after": step.after,
+    }  # fmt: skip
+
+
+@app.command()
+def plan(
+    inventory: Inventory, limit: Limit = None, identity: Identity = None, as_json: Json = False,
+    no_diff: Annotated[bool, typer.Option("--no-diff", help="Leave out the unified diffs.")] = False,
+) -> None:  # fmt: skip
+    """Show what apply would change, and how. Exit 0: nothing, 2: changes, 1: error.
+
+    + create   ~ write   * hot (running value)   @ reload   ! restart
+    """
+    with _reported(as_json), session(inventory, limit=limit, identity=identity) as opened:
+        found = opened.run.plan()
+        texts = {} if no_diff or as_json else diffs(opened.run, found)
+        if as_json:
+            print(json.dumps({"steps": [_step(step) for steps in found.values() for step in steps]}, indent=2))
+        else:
+            view.show_waivers(out, opened.run.fleet)
+            view.show_plan(out, found, texts)
+        if any(found.values()):
+            raise typer.Exit(CHANGES)
+
+
+@app.command()
+def drift(inventory: Inventory, limit: Limit = None, identity: Identity = None, as_json: Json = False) -> None:
+    """Name what is no longer as the inventory says, and nothing else. Exit 0: nothing, 2: drift, 1: error."""
+    plan(inventory, limit, identity, as_json, no_diff=True)
+
+
+@app.command()
+def apply(
+    inventory: Inventory, limit: Limit = None, identity: Identity = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Make the hosts what the inventory says, then look again.
+
+    Restarts no serving member of a replicated service: what only a restart can bring is reported as pending.
+    """
+    with (
+        _reported(as_json),
+        session(inventory, limit=limit, identity=identity, lock_for="fleet apply") as opened,
+    ):
+        run = opened.run
+        if not as_json:
+            view.show_waivers(out, run.fleet)
+            with view.Progress(out, sorted(run.targets)) as progress:
+                run.listener = progress
+                outcome = apply_fleet(opened)
+            _say_applied(outcome.done, outcome.pending, outcome.errors, opened.timings.parts, len(run.targets))
+        else:
+            outcome = apply_fleet(opened)
+            print(
+                json.dumps(
+                    {
+                        "done": [_step(step) for step in outcome.done],
+                        "pending": [_step(step) for step in outcome.pending],
+                        "errors": [error.to_dict() for error in outcome.errors],
+                        "seconds": opened.timings.parts,
+                    },
+                    indent=2,
+                )
+            )
+        if outcome.errors:
+            raise typer.Exit(1)
+
+
+def _say_applied(
+    done: tuple[Step, ...], pending: tuple[Step, ...], errors: tuple[FleetError, ...], seconds: dict[str, float],
+    hosts: int,
+) -> None:  # fmt: skip
+    for step in pending:
+        out.print(f"[red]restart pending[/red] {step.host}: {step.key}: {step.summary}", soft_wrap=True)
+    view.show_errors(err, errors)
+    what = f"{len(done)} steps on {len({step.host for step in done})} of {hosts} hosts" if done else "nothing to do"
+    times = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+    state = "stopped" if errors else "done"
+    out.print(f"Apply {state}: {what}. [dim]({times})[/dim]", highlight=False)
+
+
+@secrets_app.command("init")
+def secrets_init(inventory: Inventory, identity: Identity = None) -> None:
+    """Make the secrets that are missing and, the first time, the CA. What exists is kept."""
+    from deploy.converge.inventory import folder
+
+    with _reported():
+        made = initialise(folder(inventory), identity)
+        out.print(f"{len(made.secrets)} secrets made, CA {'made' if made.authority else 'kept'}.", highlight=False)
+
+
+def main() -> None:
+    """Entry point."""
+    logging.getLogger("pyinfra").setLevel(logging.CRITICAL)
+    app()
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    main()

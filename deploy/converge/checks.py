@@ -1,0 +1,53 @@
+"""Whether a host is fit to be changed at all, from what one look has shown."""
+
+from __future__ import annotations
+
+from deploy.errors import FleetError
+from deploy.model.catalog import RELEASES
+from deploy.model.checks import memory_needed
+from deploy.model.fleet import HostSpec
+from deploy.model.observed import HostFactsSeen
+from deploy.model.units import show_size
+
+
+def fit(host: HostSpec, seen: HostFactsSeen) -> None:
+    """Refuse a host with the wrong system, without root, or without room.
+
+    Raises:
+        FleetError: what is wrong, and what to do.
+    """
+    if seen.os != "debian" or seen.version not in RELEASES:
+        supported = ", ".join(f"Debian {release.version} ({release.codename})" for release in RELEASES.values())
+        raise FleetError(
+            host=host.name,
+            subject="operating system",
+            found=f"{seen.os} {seen.version}",
+            expected=supported,
+            hint="install a supported release on the host, or take it out of the inventory",
+        )
+    if seen.uid != 0:
+        raise FleetError(
+            host=host.name,
+            subject="user",
+            found=f"uid {seen.uid}",
+            expected="root (uid 0)",
+            hint="set ssh_user='root', or _sudo=True for a user that may use sudo",
+        )
+    reserve = host.settings.base.disk_reserve
+    if seen.disk_free < reserve:
+        raise FleetError(
+            host=host.name,
+            subject="free disk in /var",
+            found=f"{seen.disk_free // 1024**2} MiB",
+            expected=f"at least {show_size(reserve)} (base.disk_reserve)",
+            hint="make room: nothing was changed",
+        )
+    needed = memory_needed(host)
+    if needed > seen.memory:
+        raise FleetError(
+            host=host.name,
+            subject="memory",
+            found=f"{seen.memory // 1024**2} MiB on the host",
+            expected=f"at least {needed // 1024**2} MiB, which its services are set to use",
+            hint="lower redis.maxmemory, mysql.innodb_buffer_pool_size or frontend.fpm_max_children, or move a service",
+        )

@@ -1,0 +1,149 @@
+"""From a fleet and what is known of it to the desired state of each host."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Protocol, cast
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
+
+from deploy.converge.shell import STAMP_TOOL
+from deploy.errors import FleetError
+from deploy.model.catalog import CATALOG, Service
+from deploy.model.fleet import Context, Fleet, HostSpec, Live, waivers
+from deploy.model.observed import Snapshot
+from deploy.model.resources import Directory, File, HostState, Resource, Unit
+from deploy.model.secrets import SecretSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+HEADER = "Managed by fleet: a change made here by hand is undone by the next apply."
+
+
+class Role(Protocol):
+    """What a module in deploy.roles offers. Only `desired` is required."""
+
+    SECRETS: Mapping[str, SecretSpec]
+
+    def desired(self, ctx: Context) -> Iterable[Resource]: ...
+
+    def leader(self, ctx: Context, seen: Mapping[str, Snapshot]) -> str | None: ...
+
+
+@cache
+def role(service: Service) -> Role:
+    return cast(Role, importlib.import_module(f"deploy.roles.{service.module or service.name}"))
+
+
+def secret_specs() -> dict[str, SecretSpec]:
+    """Every secret that some role needs."""
+    specs: dict[str, SecretSpec] = {}
+    for service in CATALOG:
+        specs.update(getattr(role(service), "SECRETS", {}))
+    return specs
+
+
+@cache
+def _environment(root: Path) -> Environment:
+    # Not HTML: these are configuration files, and what goes in is validated by the settings' types.
+    return Environment(  # noqa: S701
+        loader=FileSystemLoader(root),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def render(name: str, **values: object) -> str:
+    """The template `name` below templates/, with these values and the header line.
+
+    Raises:
+        FleetError: it does not exist, has an error, or wants a value that it was not given.
+    """
+    try:
+        return _environment(ROOT / "templates").get_template(name).render(header=HEADER, **values)
+    except TemplateError as error:
+        line = getattr(error, "lineno", None)
+        raise FleetError(
+            subject=f"templates/{name}" + (f", line {line}" if line else ""),
+            found=f"{type(error).__name__}: {error.message or name}",
+            expected="a template that renders with the values of its role",
+            hint="nothing was changed; correct the template and run plan again",
+        ) from None
+
+
+@cache
+def tree(name: str) -> Mapping[str, bytes]:
+    """The files below files/NAME, by relative path."""
+    base = ROOT / "files" / name
+    return {
+        str(path.relative_to(base)): path.read_bytes()
+        for path in sorted(base.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts and not path.name.endswith(".pyc")
+    }
+
+
+def context(fleet: Fleet, host: HostSpec, live: Live, authority: str, secret: Callable[[str], str]) -> Context:
+    return Context(fleet=fleet, host=host, live=live, authority=authority, secret=secret, render=render, files=tree)
+
+
+def host_state(ctx: Context) -> HostState:
+    """Everything desired of one host: packages first, then role by role in the catalog's order, phase by phase.
+
+    Raises:
+        FleetError: two roles want the same thing differently.
+    """
+    wanted: dict[str, Resource] = {}
+    for service in ctx.host.services:
+        for item in _expand(role(service).desired(ctx)):
+            resource = replace(item, role=service.name)
+            earlier = wanted.setdefault(resource.key, resource)
+            if earlier is not resource and replace(earlier, role="") != item:
+                raise FleetError(
+                    host=ctx.host.name,
+                    subject=resource.key,
+                    found=f"two roles that want it differently: {earlier.role} and {service.name}",
+                    expected="one owner for each thing",
+                    hint="this is an error in deploy/roles",
+                )
+    rank = {service.name: position for position, service in enumerate(CATALOG)}
+    ordered = sorted(wanted.values(), key=lambda item: (item.order != 0, rank[item.role], item.order))
+    return HostState(ctx.host.name, tuple(ordered), waivers(ctx.host))
+
+
+def _expand(resources: Iterable[Resource]) -> Iterable[Resource]:
+    """Adds to each unit that loads files the drop-in and the list by which what it has loaded is known."""
+    for item in resources:
+        yield item
+        if isinstance(item, Unit) and (item.reload_files or item.restart_files):
+            lines = [f"start {path}\n" for path in item.restart_files]
+            lines += [f"reload {path}\n" for path in item.reload_files]
+            yield File(path=f"/etc/fleet/stamps/{item.name}", content="".join(lines))
+            text = f"# {HEADER}\n[Service]\nExecStartPre=+{STAMP_TOOL} %n start\n"
+            if item.reload_files:
+                text += f"ExecReload=+{STAMP_TOOL} %n reload\n"
+            yield File(path=f"/etc/systemd/system/{item.name}.d/50-fleet-stamp.conf", content=text)
+            yield Directory(path=f"/etc/systemd/system/{item.name}.d")
+
+
+def live(fleet: Fleet, contexts: Mapping[str, Context], seen: Mapping[str, Snapshot]) -> Live:
+    """Who leads each replicated service, asked of its members.
+
+    Raises:
+        FleetError: members contradict one another, or one of them could not be asked (a role's `leader` says which).
+    """
+    leaders = dict(Live.first_boot(fleet).leaders)
+    proven = set()
+    for service in fleet.services():
+        if not service.replicated:
+            continue
+        members = fleet.members(service.name)
+        found = role(service).leader(contexts[members[0].name], seen)
+        if found is not None:
+            leaders[service.name] = found
+            proven.add(service.name)
+    return Live(leaders, frozenset(proven))

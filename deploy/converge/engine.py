@@ -1,0 +1,207 @@
+"""The engine: one Run for one pyinfra State. Look at every host, know what differs, act on a part of it, look again.
+
+`pyinfra INVENTORY deploy/site.py` and `fleet` both work through this; it holds no list of its own of anything.
+"""
+
+from __future__ import annotations
+
+import secrets as random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+from pyinfra.api import Host, State
+
+from deploy.converge import checks, compare, desired, look, remote, shell
+from deploy.converge.issue import issue
+from deploy.converge.step import Step
+from deploy.converge.together import together
+from deploy.errors import FleetError
+from deploy.model import fleet as model
+from deploy.model.observed import Snapshot
+from deploy.model.resources import Certificate, HostState, Phase
+from deploy.trust.authority import Authority, Signer
+from deploy.trust.masking import Masker
+from deploy.trust.vault import Vault
+
+Listener = Callable[[str, Step, str], None]
+"""Called with the host, the step, and `start`, `done` or `failed`."""
+
+
+@dataclass(repr=False)
+class Keys:
+    """An inventory's opened secrets and, when it may sign, its CA."""
+
+    vault: Vault
+    authority: Authority
+    signer: Callable[[], Signer]
+
+    def secret(self, name: str) -> str:
+        return self.vault.get(name).reveal()
+
+
+@dataclass(repr=False)
+class Run:
+    """What is known and done in one run.
+
+    `hosts` are connected and looked at: the `targets`, which may be acted on, and the members of replicated services,
+    who are asked who leads whatever the run is limited to.
+    """
+
+    fleet: model.Fleet
+    inventory: Path
+    keys: Keys
+    hosts: dict[str, Host]
+    targets: frozenset[str]
+    listener: Listener = lambda _host, _step, _event: None
+    live: model.Live = field(init=False)
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    failures: list[FleetError] = field(default_factory=list)
+    acted: list[Step] = field(default_factory=list)
+    _stale: set[str] = field(default_factory=set)
+    _states: dict[str, HostState] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.live = model.Live.first_boot(self.fleet)
+        self.masker = Masker(self.keys.vault.values())
+
+    # -- knowing -------------------------------------------------------------------------------------------
+
+    def state(self, name: str) -> HostState:
+        """The desired state of a host, given who leads."""
+        if name not in self._states:
+            self._states[name] = desired.host_state(self.context(name))
+        return self._states[name]
+
+    def context(self, name: str) -> model.Context:
+        return desired.context(
+            self.fleet,
+            self.fleet.host(name),
+            self.live,
+            self.keys.authority.certificate_pem,
+            self.keys.secret,
+        )
+
+    def look_all(self) -> None:
+        """Look at every connected host, all at once, and learn who leads.
+
+        Raises:
+            FleetError: a host could not be looked at or is not fit to be changed.
+        """
+        together(self.hosts, self.look)
+        contexts = {name: self.context(name) for name in self.hosts}
+        self.live = desired.live(self.fleet, contexts, self.snapshots)
+        self._states.clear()
+
+    def look(self, name: str) -> Snapshot:
+        """Look at one host and remember what was seen."""
+        nonce = random.token_hex(8)
+        state = self.state(name)
+        reply = remote.run(self.hosts[name], look.script(state.resources, nonce), seconds=600)
+        snapshot = look.parse(name, [*reply.stdout, *([] if reply.stdout else reply.stderr)], nonce, state.resources)
+        checks.fit(self.fleet.host(name), snapshot.facts)
+        self.snapshots[name] = snapshot
+        self._stale.discard(name)
+        return snapshot
+
+    def steps(self, name: str) -> list[Step]:
+        """What differs on a host, by the last look at it."""
+        if name in self._stale or name not in self.snapshots:
+            self.look(name)
+        return compare.steps(self.state(name), self.snapshots[name], self.keys.authority.certificate_pem)
+
+    # -- acting --------------------------------------------------------------------------------------------
+
+    def todo(self, name: str, role: str, phase: Phase) -> list[Step]:
+        """The steps of one role and phase on one host; packages are those of all roles at once."""
+        return [
+            step
+            for step in self.steps(name)
+            if not step.pending and step.phase is phase and (phase is Phase.PACKAGES or step.role == role)
+        ]
+
+    def act(self, name: str, steps: list[Step]) -> None:
+        """Do these steps on a host, in order. What was known of the host is forgotten.
+
+        Raises:
+            FleetError: a step failed; the steps before it are done, those after it are not begun.
+        """
+        if not steps:
+            return
+        self._stale.add(name)
+        for step in steps:
+            self.listener(name, step, "start")
+        try:
+            certificates = [step for step in steps if isinstance(step.resource, Certificate) and not step.script]
+            if certificates:
+                issue(
+                    self.hosts[name],
+                    self.fleet.name,
+                    [_certificate(step) for step in certificates],
+                    self.keys,
+                )
+            scripted = [step for step in steps if step.script]
+            if scripted:
+                self._run(name, scripted)
+        except FleetError as error:
+            self.failures.append(error)
+            for step in steps:
+                self.listener(name, step, "failed")
+            raise
+        self.acted.extend(steps)
+        for step in steps:
+            self.listener(name, step, "done")
+
+    def _run(self, name: str, steps: list[Step]) -> None:
+        reply = remote.run(self.hosts[name], shell.batch(steps))
+        failure = shell.failure(reply.stdout)
+        if failure is None:
+            return
+        words = failure.words or "; ".join(reply.stderr[-3:]) or "no word of why"
+        step = next((step for step in steps if step.key == failure.key), None)
+        raise FleetError(
+            host=name,
+            subject=failure.key,
+            found=self.masker(words),
+            expected=f"the step to succeed: {step.summary}" if step else "the steps to succeed",
+            hint="what was live is still live; mend the cause and run apply again",
+        )
+
+    # -- the whole -----------------------------------------------------------------------------------------
+
+    def plan(self) -> dict[str, list[Step]]:
+        """Host -> what differs, in the inventory's order of hosts."""
+        return {host.name: self.steps(host.name) for host in self.fleet.hosts if host.name in self.targets}
+
+    def remaining(self) -> dict[str, list[Step]]:
+        """The second look: what still differs (and is not pending) on the hosts that were acted on."""
+        for name in {step.host for step in self.acted}:
+            self._stale.add(name)
+        return {
+            name: left for name, steps in self.plan().items() if (left := [step for step in steps if not step.pending])
+        }
+
+
+def _certificate(step: Step) -> Certificate:
+    assert isinstance(step.resource, Certificate)
+    return step.resource
+
+
+_RUNS: WeakKeyDictionary[State, Run] = WeakKeyDictionary()
+
+
+def attach(state: State, run: Run) -> None:
+    """Make this the Run of a pyinfra State."""
+    _RUNS[state] = run
+
+
+def run_of(state: State) -> Run | None:
+    return _RUNS.get(state)
+
+
+def phases(services: Iterable[str]) -> list[tuple[str, Phase]]:
+    """The fixed list of a deploy's operations: the same for every host, whatever it has or lacks."""
+    steps = [("", Phase.PACKAGES)]
+    steps += [(service, phase) for service in services for phase in Phase if phase is not Phase.PACKAGES]
+    return steps

@@ -1,0 +1,153 @@
+"""From an inventory on disk, in pyinfra's own form, to a Fleet and a connected pyinfra State."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pyinfra.api import Config, Inventory, State
+from pyinfra.api.exceptions import ConnectError
+from pyinfra.api.host import Host
+from pyinfra.context import ctx_config, ctx_state
+from pyinfra_cli.inventory import make_inventory
+
+from deploy.converge.desired import ROOT, secret_specs
+from deploy.converge.engine import Keys, Run
+from deploy.converge.together import together
+from deploy.errors import FleetError
+from deploy.model import checks, fleet
+from deploy.model.fleet import Fleet
+from deploy.trust.authority import Authority, Signer
+from deploy.trust.identities import load_identities
+from deploy.trust.vault import Vault
+
+MARKER = "inventory"
+"""Key of the hosts' data by which an inventory says in which folder it lies."""
+
+
+def folder(name: str) -> Path:
+    """The folder of an inventory given by its name below inventories/, by a folder, or by its inventory.py.
+
+    Raises:
+        FleetError: there is none.
+    """
+    for candidate in (ROOT / "inventories" / name, Path(name), Path(name).parent):
+        if (candidate / "inventory.py").is_file() and (candidate.name == Path(name).name or Path(name).exists()):
+            return candidate.resolve()
+    known = sorted(path.parent.name for path in (ROOT / "inventories").glob("*/inventory.py"))
+    raise FleetError(
+        subject=f"inventory {name}",
+        found="no such inventory",
+        expected=f"one of {', '.join(known)}, or a folder with an inventory.py",
+        hint="copy inventories/production to begin your own",
+    )
+
+
+def load(path: Path) -> tuple[Inventory, Fleet]:
+    """Read an inventory with pyinfra's own reader and check it.
+
+    Raises:
+        FleetError, FleetErrors: what is wrong with it.
+    """
+    try:
+        with ctx_state.use(State()), ctx_config.use(Config()):
+            inventory = make_inventory(str(path / "inventory.py"))
+    except Exception as error:  # an inventory is the operator's own Python: it can raise anything
+        cause = getattr(error, "exception", error)
+        raise FleetError(
+            subject=str(path / "inventory.py"),
+            found=f"{type(cause).__name__}: {cause}",
+            expected="an inventory that pyinfra can read",
+            hint="see docs/inventory.md for its form",
+        ) from None
+    return inventory, fleet_of(inventory, path.name)
+
+
+def fleet_of(inventory: Inventory, name: str) -> Fleet:
+    """The checked Fleet of a pyinfra inventory."""
+    hosts = {
+        host.name: fleet.HostInput(
+            frozenset(host.groups), {key: value for key, value in host.data.dict().items() if key != MARKER}
+        )
+        for host in inventory
+    }
+    built = fleet.build(name, hosts)
+    checks.check(built)
+    return built
+
+
+def open_keys(path: Path, identity: Path | None = None, environ: dict[str, str] | None = None) -> Keys:
+    """Open an inventory's secrets and the public part of its CA; the CA's key is opened when it is needed.
+
+    Raises:
+        FleetError: they are missing or cannot be opened with this identity.
+    """
+    identities = load_identities(identity or own_identity(path), environ=environ)
+    vault = Vault.open(path / "secrets.age", identities)
+    missing = sorted(set(secret_specs()) - set(vault.names()))
+    if missing:
+        raise FleetError(
+            subject=str(path / "secrets.age"),
+            found=f"no secret named {', '.join(missing)}",
+            expected="every secret that the roles need",
+            hint=f"fleet secrets init {path.name} makes those that are missing and keeps the others",
+        )
+    authority = Authority.load(path / "pki")
+    opened: list[Signer] = []
+
+    def signer() -> Signer:
+        if not opened:
+            opened.append(authority.unlock(identities))
+        return opened[0]
+
+    return Keys(vault, authority, signer)
+
+
+def own_identity(path: Path) -> Path | None:
+    """An identity that the inventory names itself, in a file `identity` (the lab's do); else the operator's own."""
+    pointer = path / "identity"
+    if os.environ.get("FLEET_IDENTITY") or not pointer.is_file():
+        return None
+    return Path(os.path.expanduser(pointer.read_text().strip()))
+
+
+def connect(inventory: Inventory, fleet: Fleet, targets: frozenset[str]) -> tuple[State, dict[str, Host]]:
+    """Connect, all at once, to the hosts to be acted on and to those that have to be asked who leads.
+
+    Raises:
+        FleetError: a host cannot be reached; nothing is done on the others then.
+    """
+    state = State(inventory, Config(FAIL_PERCENT=0, CONNECT_TIMEOUT=10))
+    wanted = targets | witnesses(fleet)
+    hosts = {host.name: host for host in inventory if host.name in wanted}
+    with ctx_state.use(state):
+        together(hosts, lambda name: connect_one(hosts[name]))
+    for name in targets:
+        state.activate_host(hosts[name])
+    return state, hosts
+
+
+def witnesses(fleet: Fleet) -> frozenset[str]:
+    """Members of replicated services: asked in every run, so that no run works from a part of the truth."""
+    return frozenset(
+        host.name for service in fleet.services() if service.replicated for host in fleet.members(service.name)
+    )
+
+
+def connect_one(host: Host) -> None:
+    try:
+        host.connect(show_errors=False, raise_exceptions=True)
+    except ConnectError as error:
+        text = str(error)
+        wrong_key = "host key" in text.lower()
+        raise FleetError(
+            host=host.name,
+            subject=f"SSH to {host.data.get('ssh_hostname') or host.name}",
+            found=text,
+            expected="the host key that is pinned for it" if wrong_key else "a connection within 10 s",
+            hint=(
+                "find out why the key changed before you trust it: it may not be your host"
+                if wrong_key
+                else "see that the host is up, the address right and your key allowed; or leave it out with --limit"
+            ),
+        ) from None

@@ -1,0 +1,88 @@
+"""Certificates: the key is made on the host and stays there, the request comes back, the certificate goes out."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pyinfra.api import Host
+
+from deploy.converge import remote, shell
+from deploy.converge.profile import profile
+from deploy.converge.step import Step
+from deploy.errors import FleetError
+from deploy.model.resources import Certificate, StepClass
+
+if TYPE_CHECKING:
+    from deploy.converge.engine import Keys
+
+_GENERATE = {
+    "rsa2048": "genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048",
+    "rsa3072": "genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:3072",
+    "rsa4096": "genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:4096",
+    "p256": "genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256",
+}
+
+
+def issue(host: Host, organization: str, items: Sequence[Certificate], keys: Keys) -> None:
+    """Make new keys on the host, sign their requests here, install each pair.
+
+    A run that dies between the two renames leaves a pair that does not match; the next look sees that and issues
+    again. Until then the service goes on with what it has loaded.
+
+    Raises:
+        FleetError: the host could not make the keys, or the request was not acceptable.
+    """
+    requests = _requests(host, items)
+    steps = []
+    for item in items:
+        pem = keys.signer().sign(requests[item.key], profile(item, organization), requester=host.name)
+        key, new = shlex.quote(item.key_path), shlex.quote(_candidate(item))
+        script = (
+            f"mv -fT -- {new} {key}\n"
+            f"put {shlex.quote(item.certificate_path)} root root 0644 '' <<'CONTENT'\n{shell.encode(pem)}\nCONTENT"
+        )
+        steps.append(Step(host=host.name, resource=item, step=StepClass.WRITE, summary="install", script=script))
+    reply = remote.run(host, shell.batch(steps))
+    failure = shell.failure(reply.stdout)
+    if failure:
+        raise _error(host, failure.key, failure.words or "; ".join(reply.stderr[-3:]))
+
+
+def _candidate(item: Certificate) -> str:
+    return f"{item.directory}/.{item.name}.key.fleet-new"
+
+
+def _requests(host: Host, items: Sequence[Certificate]) -> dict[str, str]:
+    steps = []
+    for item in items:
+        new = shlex.quote(_candidate(item))
+        script = (
+            f"umask 077\nrm -f -- {new}\nopenssl {_GENERATE[item.key_type]} -out {new} 2>/dev/null\n"
+            f"chown {item.owner}:{item.group} {new}\nchmod 0400 {new}\n"
+            f"openssl req -new -sha256 -key {new} -subj '/CN=request'"
+        )
+        steps.append(Step(host=host.name, resource=item, step=StepClass.CREATE, summary="request", script=script))
+    reply = remote.run(host, shell.batch(steps))
+    failure = shell.failure(reply.stdout)
+    if failure:
+        raise _error(host, failure.key, failure.words or "; ".join(reply.stderr[-3:]))
+    found: dict[str, list[str]] = {}
+    key = ""
+    for line in reply.stdout:
+        if line.startswith("@@step "):
+            key = line.removeprefix("@@step ")
+        elif not line.startswith("@@"):
+            found.setdefault(key, []).append(line)
+    return {name: "\n".join(lines) + "\n" for name, lines in found.items()}
+
+
+def _error(host: Host, key: str, words: str) -> FleetError:
+    return FleetError(
+        host=host.name,
+        subject=key,
+        found=words,
+        expected="a new key and a request for it",
+        hint="the pair that was there is untouched; mend the cause and run apply again",
+    )

@@ -1,0 +1,59 @@
+"""Speaking to one host through pyinfra's connector: a script on standard input, as root."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from paramiko import SSHException
+from pyinfra.api import Host, StringCommand
+
+from deploy.errors import FleetError
+
+LIMIT_SECONDS = 900
+"""A script that runs for longer is ended on the host too, not only given up on here."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    ok: bool
+    stdout: list[str]
+    stderr: list[str]
+
+
+def run(host: Host, script: str, seconds: int = LIMIT_SECONDS) -> Reply:
+    """Run a POSIX shell script as root on a connected host.
+
+    The command line is constant; the script, with whatever secrets it holds, goes through standard input.
+
+    Raises:
+        FleetError: the connection broke, or root could not be had.
+    """
+    command = f"timeout -k 10 {seconds} sh -s"
+    arguments: dict[str, Any] = {"_stdin": script, "_timeout": seconds + 30}
+    if host.data.get("_sudo_password"):
+        arguments |= {"_sudo": True, "_sudo_password": host.data.get("_sudo_password")}
+    elif host.data.get("_sudo"):
+        # pyinfra's own sudo asks for a password at the terminal when it is refused; a run must not hang there.
+        command = f"sudo -n -H -- {command}"
+    try:
+        ok, output = host.run_shell_command(StringCommand(command), **arguments)
+    except (SSHException, OSError, EOFError, TimeoutError) as error:
+        raise FleetError(
+            host=host.name,
+            subject="connection",
+            found=f"{type(error).__name__}: {error}",
+            expected=f"an answer within {seconds} s",
+            hint="see that the host is up and reachable, then run again: nothing is left half-done that apply cannot finish",
+        ) from None
+    reply = Reply(ok, list(output.stdout_lines), list(output.stderr_lines))
+    refused = next((line for line in reply.stderr if line.startswith("sudo:") or "not in the sudoers" in line), "")
+    if not ok and refused:
+        raise FleetError(
+            host=host.name,
+            subject="sudo",
+            found=refused,
+            expected="root without a password for the deploying user",
+            hint="give the user NOPASSWD sudo, or set _sudo_password or ssh_user='root' for the host",
+        )
+    return reply

@@ -1,0 +1,221 @@
+"""The shell that acts: small POSIX functions, and what each kind of step says with them.
+
+A script arrives on the shell's standard input, so neither content nor secrets are ever arguments of a process.
+"""
+
+from __future__ import annotations
+
+import base64
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from deploy.converge.look import ACT_LOCK
+from deploy.converge.step import Step
+from deploy.model import resources as want
+
+STAMP_TOOL = "/usr/local/lib/fleet/stamp"
+
+PREAMBLE = f"""\
+export LC_ALL=C DEBIAN_FRONTEND=noninteractive PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+umask 022
+exec 9>>{ACT_LOCK}
+flock -w 300 9 || {{ echo 'another change is still running on this host (it holds {ACT_LOCK})'; exit 75; }}
+
+# put PATH OWNER GROUP MODE CHECK: content (base64) on stdin; validated beside the target, then renamed over it.
+put() {{
+  directory=$(dirname -- "$1")
+  CANDIDATE=$(umask 077 && mktemp "$directory/.fleet-XXXXXXXX")
+  trap 'rm -f -- "$CANDIDATE"' EXIT
+  base64 -d >"$CANDIDATE"
+  chown "$2:$3" "$CANDIDATE"
+  chmod "$4" "$CANDIDATE"
+  if [ -n "$5" ]; then
+    export CANDIDATE TARGET="$1"
+    if ! verdict=$(sh -euc "$5" 2>&1 </dev/null 9>&-); then
+      printf 'refused by its checker: %s\\n' "$verdict"
+      return 1
+    fi
+  fi
+  sync "$CANDIDATE"
+  if [ -d "$1" ] && [ ! -L "$1" ]; then
+    printf 'a directory is in the way: %s\\n' "$1"
+    return 1
+  fi
+  mv -fT -- "$CANDIDATE" "$1"
+  sync "$directory"
+  trap - EXIT
+}}
+
+# started UNIT: it runs, or its last words are shown.
+started() {{
+  if ! systemctl is-active --quiet -- "$1"; then
+    printf '%s is %s after its start\\n' "$1" "$(systemctl is-active -- "$1")"
+    journalctl --no-pager -o cat -n 15 -u "$1" 2>/dev/null || true
+    return 1
+  fi
+}}
+"""
+
+
+def encode(content: str) -> str:
+    """Base64 in short lines, for a here-document."""
+    return base64.encodebytes(content.encode()).decode().strip()
+
+
+def put(item: want.File) -> str:
+    """Write a file: staged, validated, renamed."""
+    words = (item.path, item.owner, item.group, f"{item.mode:04o}", item.check)
+    text = f"put {' '.join(shlex.quote(word) for word in words)} <<'CONTENT'\n{encode(item.content)}\nCONTENT"
+    if not item.keep:
+        return text
+    path, copy = shlex.quote(item.path), shlex.quote(want.PREVIOUS + item.path)
+    return f"mkdir -p -- $(dirname -- {copy})\n[ ! -f {path} ] || cp -p -- {path} {copy}\n{text}"
+
+
+def owner(path: str, user: str, group: str, mode: int) -> str:
+    """Owner and mode only: the content and its time are left alone."""
+    quoted = shlex.quote(path)
+    # Five digits: with four, chmod leaves a directory's set-group-id bit as it is.
+    return f"chown -h {user}:{group} -- {quoted}\nchmod {mode:05o} -- {quoted}"
+
+
+def directory(item: want.Directory) -> str:
+    quoted = shlex.quote(item.path)
+    return (
+        f"[ ! -e {quoted} ] || [ -d {quoted} ] || {{ echo {quoted} is in the way: not a directory; exit 1; }}\n"
+        f"mkdir -p -- {quoted}\n{owner(item.path, item.owner, item.group, item.mode)}"
+    )
+
+
+def link(item: want.Link) -> str:
+    path, temporary = shlex.quote(item.path), shlex.quote(item.path + ".fleet-new")
+    return f"ln -sfn -- {shlex.quote(item.target)} {temporary}\nmv -fT -- {temporary} {path}"
+
+
+def account(item: want.Account, *, exists: bool) -> str:
+    name = shlex.quote(item.name)
+    shape = f"--home-dir {shlex.quote(item.home)} --shell {shlex.quote(item.shell)}"
+    groups = ",".join(item.groups)
+    if exists:
+        return f"usermod --home {shlex.quote(item.home)} --shell {shlex.quote(item.shell)} --groups '{groups}' {name}"
+    return (
+        f"getent group {name} >/dev/null || groupadd --system {name}\n"
+        f"useradd --system --no-create-home --gid {name} {shape} --groups '{groups}' {name}"
+    )
+
+
+def install(item: want.Package) -> str:
+    """One package; `batch` turns a host's packages into a single call of apt-get."""
+    return f"packages {shlex.quote(item.name + (f'={item.version}' if item.version else ''))}"
+
+
+def packages(steps: Sequence[Step]) -> str:
+    """All packages of a host in one transaction. Nothing that is installed starts: configuration comes first.
+
+    A broken or half-done earlier run of dpkg is finished first; another's lock is waited for, two minutes at most.
+    """
+    names = [
+        step.resource.name + (f"={step.resource.version}" if step.resource.version else "")
+        for step in steps
+        if isinstance(step.resource, want.Package) and step.script.startswith("packages ")
+    ]
+    others = [step.script for step in steps if not step.script.startswith("packages ")]
+    if not names:
+        return "\n".join(others)
+    words = " ".join(shlex.quote(name) for name in names)
+    options = (
+        "-q -y --no-install-recommends --allow-change-held-packages -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0 "
+        "-o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold -o APT::Update::Error-Mode=any"
+    )
+    return "\n".join(
+        [
+            *others,
+            "policy=/usr/sbin/policy-rc.d",
+            "if [ ! -e $policy ]; then",
+            "  trap 'rm -f -- $policy' EXIT",
+            "  printf '#!/bin/sh\\n# fleet: nothing starts before it is configured\\nexit 101\\n' >$policy",
+            "  chmod 755 $policy",
+            "fi",
+            "dpkg --configure -a --force-confdef --force-confold >/dev/null",
+            f"install() {{ apt-get install {options} {words}; }}",
+            "if ! log=$(install 2>&1 9>&-); then",
+            # Lists may be old, or never fetched: fetch them once and try again.
+            "  if ! news=$(apt-get update -q -o APT::Update::Error-Mode=any 2>&1 9>&-); then",
+            "    printf '%s\\n' \"$news\" | tail -n 5; exit 1",
+            "  fi",
+            "  if ! log=$(install 2>&1 9>&-); then printf '%s\\n' \"$log\" | tail -n 8; exit 1; fi",
+            "fi",
+        ]
+    )
+
+
+def start(item: want.Unit, fresh: bool) -> str:
+    """Start (and enable) a unit, and see that it runs."""
+    name = shlex.quote(item.name)
+    lines = ["systemctl daemon-reload"] if fresh else []
+    if item.enabled and fresh:
+        lines.append(f"systemctl enable --quiet -- {name}")
+    if item.running:
+        lines += [
+            f"systemctl reset-failed -- {name} 2>/dev/null || true",
+            f"systemctl start -- {name} 9>&- || true",
+            f"started {name}",
+        ]
+    return "\n".join(lines)
+
+
+def restart(item: want.Unit) -> str:
+    name = shlex.quote(item.name)
+    return f"systemctl restart -- {name} 9>&- || true\nstarted {name}"
+
+
+def reload(item: want.Unit) -> str:
+    """Reload; the effect is seen by the second look (the stamp, or the value that the server runs with)."""
+    name = shlex.quote(item.name)
+    return f"systemctl reload -- {name} 9>&-\nstarted {name}"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A step that did not succeed on a host, and the last words of its shell."""
+
+    key: str
+    words: str
+
+
+def batch(steps: Iterable[Step]) -> str:
+    """One script that does the steps in order and stops at the first that fails, saying which."""
+    parts = [PREAMBLE]
+    todo = list(steps)
+    installs = [step for step in todo if isinstance(step.resource, want.Package)]
+    if installs:
+        parts.append(_guarded(installs[0].key, packages(installs)))
+    for step in todo:
+        if step not in installs and step.script:
+            parts.append(_guarded(step.key, step.script))
+    parts.append("echo '@@all done'")
+    body = "\n".join(parts)
+    return f"act() {{\n{body}\n}}\nact </dev/null\n"
+
+
+def _guarded(key: str, script: str) -> str:
+    label = shlex.quote(key)
+    # The subshell is not in a condition: there `set -e` would be without effect.
+    return (
+        f"printf '@@step %s\\n' {label}\n( set -eu\n{script}\n) 2>&1\ncode=$?\n"
+        f"[ $code -eq 0 ] || {{ printf '@@fail %s\\n' {label}; exit 1; }}"
+    )
+
+
+def failure(output: Sequence[str]) -> Failure | None:
+    """The step at which a batch stopped, from its output; None when it was all done."""
+    key, words = "", []
+    for line in output:
+        if line.startswith("@@step "):
+            key, words = line.removeprefix("@@step "), []
+        elif line.startswith("@@all done"):
+            return None
+        elif not line.startswith("@@fail "):
+            words.append(line)
+    return Failure(key or "the host's shell", "; ".join(word.strip() for word in words[-8:] if word.strip()))

@@ -1,0 +1,52 @@
+"""What `pyinfra INVENTORY deploy/site.py` needs that `fleet` does itself: keys, lock, the first look."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from pyinfra.api import State
+from pyinfra.api.exceptions import PyinfraError
+
+from deploy.converge import lock
+from deploy.converge.engine import Run, attach, run_of
+from deploy.converge.inventory import MARKER, connect_one, fleet_of, open_keys, witnesses
+from deploy.errors import FleetError, FleetErrors
+
+_HELD = ExitStack()
+"""The lock of the run, until this process ends."""
+
+
+def prepare(state: State) -> None:
+    """Attach a Run to pyinfra's State; called by site.py for each host, does it once.
+
+    Raises:
+        PyinfraError: with the one message of what is wrong, which pyinfra prints without a traceback.
+    """
+    if run_of(state) is not None:
+        return
+    try:
+        path = _inventory_folder(state)
+        built = fleet_of(state.inventory, path.name)
+        _HELD.enter_context(lock.hold(path, "pyinfra deploy/site.py"))
+        targets = frozenset(host.name for host in state.inventory.iter_activated_hosts())
+        hosts = {host.name: host for host in state.inventory if host.name in targets | witnesses(built)}
+        for host in hosts.values():
+            connect_one(host)
+        run = Run(built, path, open_keys(path), hosts, targets)
+        run.look_all()
+    except (FleetError, FleetErrors) as error:
+        raise PyinfraError(str(error)) from None
+    attach(state, run)
+
+
+def _inventory_folder(state: State) -> Path:
+    folders = {host.data.get(MARKER) for host in state.inventory}
+    if len(folders) != 1 or None in folders:
+        raise FleetError(
+            subject="inventory",
+            found="hosts without the folder of their inventory",
+            expected=f"`{MARKER}` in the data of all hosts",
+            hint="see the first lines of inventories/production/inventory.py",
+        )
+    return Path(str(folders.pop()))

@@ -1,0 +1,33 @@
+"""A step: one difference between what a host is and what it should be, its class, and the shell that mends it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from deploy.model.resources import Phase, Resource, StepClass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """`pending` steps are reported and left to `roll`. `script` is empty for them and for certificates."""
+
+    host: str
+    resource: Resource
+    step: StepClass
+    summary: str
+    script: str = field(default="", repr=False)
+    before: str = ""
+    after: str = ""
+    pending: bool = False
+
+    @property
+    def key(self) -> str:
+        return self.resource.key
+
+    @property
+    def role(self) -> str:
+        return self.resource.role
+
+    @property
+    def phase(self) -> Phase:
+        return self.resource.order

@@ -1,0 +1,266 @@
+"""Every service of the fleet, once: ports, who may connect, health check, certificate, order.
+
+From here come the names in /etc/hosts, the firewall, the certificates' names and usages, the Prometheus targets, what
+the tests expect and the README's table. A port, path or flow that is not here does not exist.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+ANYONE: Final = "anyone"
+"""As a client of a port: any address at all, not only the fleet's hosts."""
+
+SSL_DIR: Final = "/etc/omegaup/ssl"
+"""Where the spec puts certificates and keys."""
+
+
+class Tls(Enum):
+    NONE = "none"
+    MUTUAL = "mutual"
+
+
+@dataclass(frozen=True)
+class Port:
+    """A listening TCP port. `clients` are the services whose hosts may connect; its own service always may."""
+
+    name: str
+    number: int
+    clients: frozenset[str] = frozenset()
+    tls: Tls = Tls.NONE
+    loopback: bool = False
+    peers: bool = False
+    """Members of the same service talk to one another here."""
+
+
+class Check(Enum):
+    """How a health check asks."""
+
+    HTTP = "http"
+    HTTPS = "https"
+    TCP = "tcp"
+    REDIS = "redis"
+    RABBITMQ = "rabbitmq"
+
+
+@dataclass(frozen=True)
+class Health:
+    """One row of the spec's health table. Times in seconds, from the spec's Compose checks."""
+
+    label: str
+    check: Check
+    port: str
+    path: str = ""
+    interval: int = 10
+    timeout: int = 5
+    retries: int = 3
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A service's certificate: `role` is what servers check, in the subject's OU."""
+
+    server: bool
+    client: bool
+    owner: str
+    """The only account, besides root, that may read the key."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service. `group` is the inventory's group of its hosts; `module` in deploy.roles builds its state."""
+
+    name: str
+    doc: str
+    group: str = ""
+    module: str = ""
+    units: tuple[str, ...] = ()
+    ports: tuple[Port, ...] = ()
+    health: tuple[Health, ...] = ()
+    identity: Identity | None = None
+    names: tuple[str, ...] = ()
+    """Names under which the fleet's hosts find it (spec: Service Discovery)."""
+    needs: frozenset[str] = frozenset()
+    """Services without which this one is of no use."""
+    replicated: bool = False
+    """Has a leader among its members, found by asking them."""
+    alone_in_production: bool = False
+    metrics_port: str = ""
+    metrics_path: str = "/metrics"
+    optional: bool = False
+
+    def port(self, name: str) -> Port:
+        return next(port for port in self.ports if port.name == name)
+
+
+def _clients(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+CATALOG: Final[tuple[Service, ...]] = (
+    Service("base", "Names, time, limits, firewall, SSH: what every host gets", group="all"),
+    Service("trust", "The CA certificate and the folder of the keys", group="all"),
+    Service(
+        "redis",
+        "Cache (evicts) and sessions (never evicts)",
+        units=("redis-cache.service", "redis-sessions.service"),
+        ports=(
+            Port("cache", 6379, _clients("frontend", "broadcaster"), peers=True),
+            Port("sessions", 6380, _clients("frontend"), peers=True),
+        ),
+        health=(
+            Health("Redis (cache)", Check.REDIS, "cache"),
+            Health("Redis (sessions)", Check.REDIS, "sessions"),
+        ),
+        names=("redis",),
+        replicated=True,
+    ),
+    Service(
+        "rabbitmq",
+        "The message broker",
+        units=("rabbitmq-server.service",),
+        ports=(
+            Port("amqp", 5672, _clients("frontend", "worker", "grader")),
+            Port("management", 15672, _clients("monitoring")),
+            Port("epmd", 4369, peers=True),
+            Port("distribution", 25672, peers=True),
+        ),
+        health=(Health("RabbitMQ", Check.RABBITMQ, "management", "/api/health/checks/local-alarms", 30, 10),),
+        names=("rabbitmq",),
+    ),
+    Service(
+        "mysql",
+        "The database: a primary and its replicas",
+        units=("mariadb.service",),
+        ports=(Port("mysql", 3306, _clients("frontend", "grader", "worker"), peers=True),),
+        health=(Health("MySQL", Check.TCP, "mysql"),),
+        names=("mysql",),
+        replicated=True,
+    ),
+    Service(
+        "gitserver",
+        "Problems, by HTTPS with client certificates",
+        units=("omegaup-gitserver.service",),
+        ports=(Port("https", 33861, _clients("grader", "frontend", "monitoring"), Tls.MUTUAL),),
+        health=(Health("GitServer", Check.HTTPS, "https", "/health"),),
+        identity=Identity(server=True, client=True, owner="omegaup-gitserver"),
+        names=("gitserver",),
+        metrics_port="https",
+    ),
+    Service(
+        "broadcaster",
+        "Live events to contestants",
+        units=("omegaup-broadcaster.service",),
+        ports=(Port("https", 32672, _clients("grader", "frontend", "monitoring"), Tls.MUTUAL),),
+        health=(Health("Broadcaster", Check.HTTPS, "https", "/health"),),
+        identity=Identity(server=True, client=True, owner="omegaup-broadcaster"),
+        names=("broadcaster",),
+        needs=frozenset({"redis"}),
+        metrics_port="https",
+    ),
+    Service(
+        "grader",
+        "Takes submissions, queues them, hands them to runners",
+        units=("omegaup-grader.service",),
+        ports=(
+            Port("https", 21680, _clients("frontend", "monitoring"), Tls.MUTUAL),
+            Port("runners", 11302, _clients("runner"), Tls.MUTUAL),
+        ),
+        health=(Health("Grader", Check.HTTPS, "https", "/health"),),
+        identity=Identity(server=True, client=True, owner="omegaup-grader"),
+        names=("grader",),
+        needs=frozenset({"mysql", "gitserver", "broadcaster", "runner"}),
+        metrics_port="https",
+    ),
+    Service(
+        "runner",
+        "Runs submissions; registers itself with the grader",
+        units=("omegaup-runner.service",),
+        ports=(Port("https", 6060, _clients("monitoring"), Tls.MUTUAL),),
+        health=(Health("Runner", Check.HTTPS, "https", "/health"),),
+        identity=Identity(server=True, client=True, owner="omegaup-runner"),
+        needs=frozenset({"grader"}),
+        alone_in_production=True,
+        metrics_port="https",
+    ),
+    Service(
+        "frontend",
+        "nginx and PHP-FPM",
+        units=("nginx.service", "php-fpm.service"),
+        ports=(Port("http", 80, _clients(ANYONE)),),
+        health=(Health("Frontend", Check.HTTP, "http", "/health/"),),
+        identity=Identity(server=False, client=True, owner="omegaup-frontend"),
+        names=("frontend",),
+        needs=frozenset({"redis", "rabbitmq", "mysql", "grader"}),
+    ),
+    Service(
+        "worker",
+        "Consumers of the queues",
+        units=(
+            "omegaup-worker@certificates.service",
+            "omegaup-worker@notifications.service",
+            "omegaup-worker@analytics.service",
+        ),
+        identity=Identity(server=False, client=True, owner="omegaup-worker"),
+        needs=frozenset({"rabbitmq", "mysql"}),
+    ),
+    Service(
+        "monitoring",
+        "Prometheus",
+        units=("prometheus.service",),
+        ports=(Port("prometheus", 9090, loopback=True),),
+        health=(Health("Prometheus", Check.HTTP, "prometheus", "/-/ready"),),
+        identity=Identity(server=False, client=True, owner="prometheus"),
+        optional=True,
+    ),
+)
+
+
+def _by_name() -> dict[str, Service]:
+    return {service.name: service for service in CATALOG}
+
+
+SERVICES: Final = _by_name()
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A queue of the spec: its exchange, and the routing key that is its own name."""
+
+    name: str
+    exchange: str
+    purpose: str
+    consumer: str
+
+
+EXCHANGES: Final = ("certificates", "submissions", "notifications", "analytics")
+DEAD_LETTERS: Final = "dead-letters"
+QUEUES: Final[tuple[Queue, ...]] = (
+    Queue("ContestQueue", "certificates", "Certificate generation", "worker"),
+    Queue("SubmissionQueue", "submissions", "Async submission processing", "grader"),
+    Queue("NotificationQueue", "notifications", "Email notifications", "worker"),
+    Queue("AnalyticsQueue", "analytics", "Usage analytics", "worker"),
+)
+
+WORKERS: Final[dict[str, str]] = {
+    "certificates": "ContestQueue",
+    "notifications": "NotificationQueue",
+    "analytics": "AnalyticsQueue",
+}
+"""Worker instance -> queue it consumes."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """What differs between the supported Debian releases."""
+
+    version: str
+    codename: str
+    php: str
+
+
+RELEASES: Final[dict[str, Release]] = {
+    "12": Release("12", "bookworm", "8.2"),
+}

@@ -1,0 +1,206 @@
+"""What no single setting can say: how settings, hosts and services fit together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from deploy.errors import FleetError, FleetErrors
+from deploy.model.catalog import CATALOG, WORKERS
+from deploy.model.fleet import Fleet, HostSpec
+from deploy.model.units import show_size
+
+RESERVED_CONNECTIONS = 10
+"""For people, exporters and replication threads."""
+
+FLEET_WIDE = ("trust", "rabbitmq", "environment")
+"""Sections whose values only make sense when every host has the same."""
+
+FLEET_WIDE_KEYS = {"mysql": ("database", "user"), "base": ("operators",)}
+
+
+def check(fleet: Fleet) -> None:
+    """Cross-checks of a fleet.
+
+    Raises:
+        FleetErrors: with every problem found.
+    """
+    problems = [problem for rule in _RULES for problem in rule(fleet)]
+    if problems:
+        raise FleetErrors(problems)
+
+
+def _services_have_hosts(fleet: Fleet) -> Iterator[FleetError]:
+    if not fleet.hosts:
+        yield FleetError(
+            subject="inventory",
+            found="no hosts",
+            expected="at least one host",
+            hint="add hosts to inventory.py",
+        )
+        return
+    for service in CATALOG:
+        if not service.optional and not fleet.members(service.name):
+            wanted_by = [other.name for other in CATALOG if service.name in other.needs]
+            yield FleetError(
+                subject=f"service {service.name}",
+                found="no host in its group",
+                expected="at least one host" + (f" ({', '.join(wanted_by)} need it)" if wanted_by else ""),
+                hint=f"add a group `{service.group or service.name} = [...]` to inventory.py",
+            )
+
+
+def _addresses_differ(fleet: Fleet) -> Iterator[FleetError]:
+    counts = Counter(host.address for host in fleet.hosts)
+    for address, count in counts.items():
+        if count > 1:
+            names = ", ".join(host.name for host in fleet.hosts if host.address == address)
+            yield FleetError(
+                subject=f"address {address}",
+                found=f"{count} hosts with it: {names}",
+                expected="an address of its own for each host",
+                hint="correct ssh_hostname or machine.address",
+            )
+
+
+def _no_clashes(fleet: Fleet) -> Iterator[FleetError]:
+    for host in fleet.hosts:
+        if host.settings.environment != "production":
+            continue
+        own = [service for service in host.services if service.group != "all"]
+        for service in own:
+            if service.alone_in_production and len(own) > 1:
+                others = ", ".join(other.name for other in own if other is not service)
+                yield FleetError(
+                    host=host.name,
+                    subject=f"service {service.name}",
+                    found=f"on the same host as {others}",
+                    expected=f"a host of its own in production ({service.doc.lower()})",
+                    hint="move it to another host, or set environment = 'development' for a fleet that is not public",
+                )
+
+
+def memory_needed(host: HostSpec) -> int:
+    """Bytes that the host's services are set to use, with what each takes beside its data."""
+    settings = host.settings
+    total = 128 * 1024**2
+    if host.has("redis"):
+        total += int((settings.redis.maxmemory + settings.redis.sessions_maxmemory) * 1.25)
+    if host.has("mysql"):
+        total += settings.mysql.innodb_buffer_pool_size + 192 * 1024**2
+    if host.has("frontend"):
+        total += settings.frontend.fpm_max_children * settings.frontend.fpm_child_memory
+    return total
+
+
+def _memory_fits(fleet: Fleet) -> Iterator[FleetError]:
+    for host in fleet.hosts:
+        memory = host.settings.machine.memory
+        if memory is None:
+            continue
+        redis = host.settings.redis.maxmemory
+        if host.has("redis") and redis > memory * 0.7:
+            yield FleetError(
+                host=host.name,
+                subject="redis.maxmemory",
+                found=show_size(redis),
+                expected=f"at most 70 % of the host's memory ({show_size(memory)}): a fork and the replicas need room",
+                hint="lower it in group_data, or give the host more memory",
+            )
+        elif memory_needed(host) > memory:
+            yield FleetError(
+                host=host.name,
+                subject="memory",
+                found=f"services set to use {memory_needed(host) // 1024**2} MiB",
+                expected=f"at most the host's {memory // 1024**2} MiB",
+                hint="lower redis.maxmemory, mysql.innodb_buffer_pool_size or frontend.fpm_max_children, "
+                "or move a service",
+            )
+
+
+def connections_needed(fleet: Fleet) -> int:
+    """Database connections when everything that may connect does."""
+    frontends = sum(host.settings.frontend.fpm_max_children for host in fleet.members("frontend"))
+    graders = sum(host.settings.grader.mysql_pool for host in fleet.members("grader"))
+    workers = sum(host.settings.worker.mysql_pool * len(WORKERS) for host in fleet.members("worker"))
+    return frontends + graders + workers + len(fleet.members("mysql")) + RESERVED_CONNECTIONS
+
+
+def _connections_fit(fleet: Fleet) -> Iterator[FleetError]:
+    needed = connections_needed(fleet)
+    for host in fleet.members("mysql"):
+        allowed = host.settings.mysql.max_connections
+        if allowed < needed:
+            yield FleetError(
+                host=host.name,
+                subject="mysql.max_connections",
+                found=str(allowed),
+                expected=f"at least {needed}: PHP processes of all frontends, grader, workers, replicas and "
+                f"{RESERVED_CONNECTIONS} for people",
+                hint="raise it, or lower frontend.fpm_max_children",
+            )
+
+
+def _php_pool_is_consistent(fleet: Fleet) -> Iterator[FleetError]:
+    for host in fleet.members("frontend"):
+        pool = host.settings.frontend
+        order = (pool.fpm_min_spare, pool.fpm_start_servers, pool.fpm_max_spare, pool.fpm_max_children)
+        if list(order) != sorted(order):
+            yield FleetError(
+                host=host.name,
+                subject="frontend.fpm_*",
+                found=f"min_spare {order[0]}, start_servers {order[1]}, max_spare {order[2]}, max_children {order[3]}",
+                expected="min_spare <= start_servers <= max_spare <= max_children",
+                hint="php-fpm refuses anything else; correct them together",
+            )
+
+
+def _renewal_before_end(fleet: Fleet) -> Iterator[FleetError]:
+    for host in fleet.hosts[:1]:
+        trust = host.settings.trust
+        life = min(trust.leaf_days, trust.authority_days)
+        if trust.renew_days >= life:
+            yield FleetError(
+                subject="trust.renew_days",
+                found=str(trust.renew_days),
+                expected=f"less than a certificate's life of {life} days",
+                hint="or every apply would issue every certificate again",
+            )
+
+
+def _fleet_wide_values_agree(fleet: Fleet) -> Iterator[FleetError]:
+    def compare(subject: str, read: Callable[[HostSpec], object]) -> Iterator[FleetError]:
+        first = fleet.hosts[0]
+        for host in fleet.hosts[1:]:
+            if read(host) != read(first):
+                yield FleetError(
+                    host=host.name,
+                    subject=subject,
+                    found="another value than on " + first.name,
+                    expected="the same value on every host",
+                    hint="set it in group_data/all.py only",
+                )
+                return
+
+    if not fleet.hosts:
+        return
+    for section in FLEET_WIDE:
+        yield from compare(section, lambda host, s=section: getattr(host.settings, s))  # type: ignore[misc]
+    for section, keys in FLEET_WIDE_KEYS.items():
+        for key in keys:
+            yield from compare(
+                f"{section}.{key}",
+                lambda host, s=section, k=key: getattr(getattr(host.settings, s), k),  # type: ignore[misc]
+            )
+
+
+_RULES = (
+    _services_have_hosts,
+    _addresses_differ,
+    _no_clashes,
+    _memory_fits,
+    _connections_fit,
+    _php_pool_is_consistent,
+    _renewal_before_end,
+    _fleet_wide_values_agree,
+)

@@ -1,0 +1,207 @@
+"""The fleet as an inventory describes it: hosts, their services, their settings. Pure data."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from deploy.errors import FleetError, FleetErrors
+from deploy.model.catalog import ANYONE, CATALOG, RELEASES, SERVICES, Port, Release, Service
+from deploy.model.resources import Waiver
+from deploy.model.settings import Settings
+
+CONNECTOR_PREFIXES = ("ssh_", "_", "docker_", "local_", "vagrant_")
+"""Keys of a host's data that belong to pyinfra's connectors and global arguments, not to us."""
+
+
+@dataclass(frozen=True)
+class HostInput:
+    """One host as the inventory gives it: its groups and its merged data."""
+
+    groups: frozenset[str]
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class HostSpec:
+    """One host of the fleet."""
+
+    name: str
+    address: str
+    services: tuple[Service, ...]
+    settings: Settings
+
+    def has(self, service: str) -> bool:
+        return any(own.name == service for own in self.services)
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """All hosts, in the inventory's order."""
+
+    name: str
+    hosts: tuple[HostSpec, ...]
+    _index: Mapping[str, HostSpec] = field(repr=False, compare=False, default_factory=dict)
+
+    def host(self, name: str) -> HostSpec:
+        return self._index[name]
+
+    def members(self, service: str) -> tuple[HostSpec, ...]:
+        """The hosts that have this service, first boot's leader first."""
+        return tuple(host for host in self.hosts if host.has(service))
+
+    def services(self) -> tuple[Service, ...]:
+        """The catalog's services that have a host here, in start order."""
+        return tuple(service for service in CATALOG if self.members(service.name))
+
+    def sources(self, service: Service, port: Port, host: HostSpec) -> tuple[str, ...] | None:
+        """Addresses that may connect to this port of this host; None means any address."""
+        if ANYONE in port.clients:
+            return None
+        clients = set(port.clients) | ({service.name} if port.peers else set())
+        return tuple(
+            other.address
+            for other in self.hosts
+            if other.name != host.name and any(other.has(client) for client in clients)
+        )
+
+
+@dataclass(frozen=True)
+class Live:
+    """Who leads each replicated service, as its members said when they were looked at.
+
+    Before the first boot it is the first member of the inventory, and `proven` lacks the service.
+    """
+
+    leaders: Mapping[str, str]
+    proven: frozenset[str] = frozenset()
+
+    @staticmethod
+    def first_boot(fleet: Fleet) -> Live:
+        leaders = {
+            service.name: fleet.members(service.name)[0].name
+            for service in CATALOG
+            if service.replicated and fleet.members(service.name)
+        }
+        return Live(leaders)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a role is given to say what its host should be."""
+
+    fleet: Fleet
+    host: HostSpec
+    live: Live
+    authority: str
+    """The CA's certificate, PEM."""
+    secret: Callable[[str], str]
+    render: Callable[..., str]
+    files: Callable[[str], Mapping[str, bytes]]
+    release: Release = RELEASES["12"]
+
+    @property
+    def settings(self) -> Settings:
+        return self.host.settings
+
+    def leads(self, service: str) -> bool:
+        return self.live.leaders.get(service) == self.host.name
+
+    def leader(self, service: str) -> HostSpec:
+        return self.fleet.host(self.live.leaders[service])
+
+
+def build(name: str, hosts: Mapping[str, HostInput]) -> Fleet:
+    """The fleet of an inventory.
+
+    Raises:
+        FleetErrors: with one FleetError for each thing that is wrong.
+    """
+    problems: list[FleetError] = []
+    specs: list[HostSpec] = []
+    for host_name, given in hosts.items():
+        try:
+            specs.append(_host(host_name, given))
+        except FleetErrors as error:
+            problems.extend(error.errors)
+    if problems:
+        raise FleetErrors(problems)
+    return Fleet(name, tuple(specs), {spec.name: spec for spec in specs})
+
+
+def _host(name: str, given: HostInput) -> HostSpec:
+    data = {key: value for key, value in given.data.items() if not key.startswith(CONNECTOR_PREFIXES) and key != "name"}
+    try:
+        settings = Settings.model_validate(data)
+    except ValidationError as error:
+        raise FleetErrors(_setting_errors(name, error)) from None
+    address = settings.machine.address or given.data.get("ssh_hostname") or name
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        raise FleetErrors(
+            [
+                FleetError(
+                    host=name,
+                    subject="machine.address",
+                    found=repr(address),
+                    expected="an IP address that the other hosts can reach",
+                    hint="set machine = {'address': '...'} for the host, or an address as ssh_hostname",
+                )
+            ]
+        ) from None
+    unknown = given.groups - {service.group or service.name for service in CATALOG} - {"all", "inventory"}
+    if unknown:
+        raise FleetErrors(
+            [
+                FleetError(
+                    host=name,
+                    subject="groups",
+                    found=", ".join(sorted(unknown)),
+                    expected=f"groups named after services: {', '.join(s for s in SERVICES if s not in _ALL)}",
+                    hint="rename the group, or give it the name of a service",
+                )
+            ]
+        )
+    services = tuple(
+        service for service in CATALOG if service.group == "all" or (service.group or service.name) in given.groups
+    )
+    return HostSpec(name, str(address), services, settings)
+
+
+_ALL = {service.name for service in CATALOG if service.group == "all"}
+
+
+def _setting_errors(host: str, error: ValidationError) -> list[FleetError]:
+    found = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        unknown = item["type"] == "extra_forbidden"
+        found.append(
+            FleetError(
+                host=host,
+                subject=where,
+                found=repr(item["input"]) if not unknown else "an unknown setting",
+                expected=_known(item["loc"]) if unknown else item["msg"].removeprefix("Value error, "),
+                hint="correct it in the inventory's group_data or host data",
+            )
+        )
+    return found
+
+
+def _known(location: tuple[int | str, ...]) -> str:
+    fields = Settings.model_fields
+    if len(location) > 1 and str(location[0]) in fields:
+        section = fields[str(location[0])].annotation
+        names = getattr(section, "model_fields", {})
+        return f"one of {', '.join(names)}"
+    return f"a section: {', '.join(fields)}"
+
+
+def waivers(host: HostSpec) -> tuple[Waiver, ...]:
+    """The host's declared exceptions."""
+    return tuple(Waiver(item.what, item.why) for item in host.settings.waivers)

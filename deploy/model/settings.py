@@ -1,0 +1,245 @@
+"""Every setting of the fleet: type, bounds, unit, how a change takes effect, and the value the spec gives it.
+
+An inventory overrides them in its group data, one dictionary per section (`redis = {"maxmemory": "512mb"}`).
+Unknown sections and unknown keys are refused. `applies` is the step class that a change costs (see StepClass).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from deploy.model.units import Size, Span
+
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
+MINUTE, HOUR, DAY = 60, 3600, 86400
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
+SshKey = Annotated[str, StringConstraints(pattern=r"^(ssh-(ed25519|rsa)|ecdsa-sha2-nistp\d+|sk-\S+) \S+( .*)?$")]
+
+
+def setting(default: Any, doc: str, *, applies: str = "restart", unit: str = "", **bounds: Any) -> Any:
+    """A field with its documentation, unit and the step class that a change of it costs."""
+    extra: dict[str, Any] = {"applies": applies, "unit": unit}
+    return Field(default, description=doc, json_schema_extra=extra, **bounds)
+
+
+class Section(BaseModel):
+    """A group of settings; refuses what it does not know and never changes after it was read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Base(Section):
+    """What every host gets."""
+
+    operators: tuple[SshKey, ...] = setting(
+        (), "Public SSH keys that may log in as the deploying user", applies="write"
+    )
+    login: Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] = setting(
+        "root", "The account that operators log in to", applies="write"
+    )
+    ssh_ports: tuple[int, ...] = setting((22,), "Ports of sshd, opened in the firewall", applies="reload")
+    ssh_from: tuple[str, ...] = setting((), "Networks from which SSH is accepted; empty: anywhere", applies="reload")
+    journal_max: Size = setting(
+        512 * MIB, "Disk that the journal may take", applies="restart", unit="bytes", ge=16 * MIB
+    )
+    ntp_servers: tuple[str, ...] = setting(
+        ("0.debian.pool.ntp.org", "1.debian.pool.ntp.org"), "Time servers", applies="restart"
+    )
+    somaxconn: int = setting(4096, "net.core.somaxconn", applies="hot", ge=128, le=65535)
+    disk_reserve: Size = setting(512 * MIB, "Free disk below which nothing is changed", applies="write", unit="bytes")
+    service_nofile: int = setting(65536, "LimitNOFILE of the stateful services", applies="restart", ge=1024, le=1048576)
+
+
+class Trust(Section):
+    """The inventory's certificate authority and the services' certificates (spec: Certificate Setup)."""
+
+    authority_bits: int = setting(4096, "RSA key of the CA", applies="create", unit="bits", ge=2048, le=8192)
+    authority_days: int = setting(365, "Life of the CA certificate", applies="create", unit="days", ge=1, le=7300)
+    key_type: Literal["rsa2048", "rsa3072", "rsa4096", "p256"] = setting(
+        "rsa2048", "Keys of the services", applies="reload"
+    )
+    leaf_days: int = setting(
+        365,
+        "Life of a service certificate; never beyond the CA's",
+        applies="reload",
+        unit="days",
+        ge=1,
+        le=825,
+    )
+    renew_days: int = setting(
+        30, "Renew when fewer days than this are left", applies="reload", unit="days", ge=0, le=365
+    )
+
+
+class Redis(Section):
+    """Both instances: `cache` (evicts) and `sessions` (never evicts)."""
+
+    maxmemory: Size = setting(2 * GIB, "Memory for the cache instance's data", applies="hot", unit="bytes", ge=1 * MIB)
+    maxmemory_policy: Literal["allkeys-lru", "allkeys-lfu", "volatile-lru", "volatile-ttl", "noeviction"] = setting(
+        "allkeys-lru", "What the cache evicts", applies="hot"
+    )
+    sessions_maxmemory: Size = setting(
+        512 * MIB, "Memory for sessions; full means refused logins, not lost ones", applies="hot", unit="bytes",
+        ge=1 * MIB,
+    )  # fmt: skip
+    tcp_keepalive: int = setting(300, "Seconds between keepalives", applies="hot", unit="seconds", ge=0, le=7200)
+    appendonly: bool = setting(True, "Keep an append-only file", applies="hot")
+    appendfsync: Literal["always", "everysec", "no"] = setting("everysec", "When the file is synced", applies="hot")
+    maxclients: int = setting(10000, "Connections", applies="hot", ge=64, le=100000)
+    timeout: int = setting(0, "Idle seconds until a client is cut (0: never)", applies="hot", unit="seconds", ge=0)
+    repl_backlog_size: Size = setting(
+        64 * MIB, "Backlog that lets a replica catch up without a full copy", applies="hot", unit="bytes",
+        ge=1 * MIB,
+    )  # fmt: skip
+    slowlog_slower_than: int = setting(10000, "Log slower commands", applies="hot", unit="microseconds", ge=-1)
+    tcp_backlog: int = setting(511, "Listen backlog", applies="restart", ge=64, le=65535)
+    databases: int = setting(16, "Number of databases", applies="restart", ge=1, le=1024)
+
+
+class Rabbitmq(Section):
+    """The broker. `user` is the spec's name; its password is generated."""
+
+    user: Name = setting("omegaup", "The application's user", applies="hot")
+    vhost: str = setting("/", "The application's virtual host", applies="hot")
+    vm_memory_high_watermark: float = setting(
+        0.6, "Share of the host's memory at which publishers are blocked", applies="hot", gt=0, le=0.8
+    )
+    disk_free_limit: Size = setting(
+        2 * 1000**3, "Free disk at which publishers are blocked (the spec's 2GB is decimal)", applies="hot",
+        unit="bytes", ge=50 * 1000**2,
+    )  # fmt: skip
+    channel_max: int = setting(2000, "Channels per connection", applies="restart", ge=1, le=65535)
+    heartbeat: int = setting(60, "Heartbeat", applies="restart", unit="seconds", ge=0, le=3600)
+    max_message_size: Size = setting(
+        16 * MIB, "Largest message", applies="restart", unit="bytes", ge=64 * KIB, le=512 * MIB
+    )
+    consumer_timeout: Span = setting(
+        1800.0, "Longest time for an acknowledgement", applies="restart", unit="seconds", ge=60
+    )
+    delivery_limit: int = setting(
+        5, "Redeliveries before a message goes to the dead letters", applies="hot", ge=1, le=1000
+    )
+
+
+class Mysql(Section):
+    """The database: MariaDB by default."""
+
+    database: Name = setting("omegaup", "The application's database", applies="create")
+    user: Name = setting("omegaup", "The application's user", applies="hot")
+    innodb_buffer_pool_size: Size = setting(512 * MIB, "Buffer pool", applies="hot", unit="bytes", ge=5 * MIB)
+    max_connections: int = setting(200, "Connections", applies="hot", ge=10, le=100000)
+    innodb_flush_log_at_trx_commit: Literal[0, 1, 2] = setting(1, "1: no commit is lost", applies="hot")
+    sync_binlog: int = setting(1, "1: no commit is lost from the binary log", applies="hot", ge=0, le=1000)
+    binlog_expire: Span = setting(
+        float(7 * DAY), "How long binary logs are kept", applies="hot", unit="seconds", ge=float(HOUR)
+    )
+    max_allowed_packet: Size = setting(64 * MIB, "Largest packet", applies="hot", unit="bytes", ge=1 * MIB, le=1 * GIB)
+    long_query_time: float = setting(1.0, "Log slower queries", applies="hot", unit="seconds", ge=0)
+    wait_timeout: int = setting(28800, "Idle seconds until a client is cut", applies="hot", unit="seconds", ge=1)
+    slave_net_timeout: int = setting(30, "Replica waits for its primary", applies="hot", unit="seconds", ge=5)
+    innodb_log_file_size: Size = setting(96 * MIB, "Redo log", applies="hot", unit="bytes", ge=4 * MIB)
+
+
+class Backend(Section):
+    """Common to the four backend services."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = setting("info", "Verbosity", applies="restart")
+
+
+class Grader(Backend):
+    run_lease: Span = setting(
+        60.0, "A runner that is silent for longer loses its run to another", applies="restart", unit="seconds",
+        ge=1, le=3600,
+    )  # fmt: skip
+    mysql_pool: int = setting(4, "Database connections", applies="restart", ge=1, le=64)
+
+
+class Gitserver(Backend):
+    pass
+
+
+class Broadcaster(Backend):
+    history: int = setting(100, "Events kept for each contest", applies="restart", ge=0, le=100000)
+
+
+class Runner(Backend):
+    slots: int = setting(1, "Runs at a time", applies="restart", ge=1, le=64)
+
+
+class Worker(Backend):
+    prefetch: int = setting(10, "Messages in hand at a time", applies="restart", ge=1, le=1000)
+    mysql_pool: int = setting(1, "Database connections of each worker", applies="restart", ge=1, le=16)
+
+
+class Frontend(Section):
+    """nginx and PHP-FPM."""
+
+    fpm_max_children: int = setting(16, "PHP processes", applies="reload", ge=1, le=2000)
+    fpm_start_servers: int = setting(4, "PHP processes at the start", applies="reload", ge=1, le=500)
+    fpm_min_spare: int = setting(2, "Fewest idle PHP processes", applies="reload", ge=1, le=500)
+    fpm_max_spare: int = setting(6, "Most idle PHP processes", applies="reload", ge=1, le=500)
+    fpm_max_requests: int = setting(500, "Requests until a PHP process is replaced", applies="reload", ge=0)
+    fpm_child_memory: Size = setting(
+        64 * MIB, "Expected memory of one PHP process (for the check against the host's)", applies="write",
+        unit="bytes",
+    )  # fmt: skip
+    memory_limit: Size = setting(256 * MIB, "PHP's memory_limit", applies="reload", unit="bytes", ge=32 * MIB)
+    body_max: Size = setting(
+        100 * MIB,
+        "Largest request body, the same for nginx and PHP",
+        applies="reload",
+        unit="bytes",
+        ge=1 * MIB,
+    )
+    worker_connections: int = setting(1024, "nginx connections per worker", applies="reload", ge=64, le=65535)
+    request_timeout: Span = setting(
+        60.0, "A PHP request is ended after this", applies="reload", unit="seconds", ge=5, le=3600
+    )
+    rate_limit: int = setting(60, "Submissions per minute and address", applies="reload", ge=1, le=100000)
+
+
+class Monitoring(Section):
+    """Prometheus and its exporters."""
+
+    scrape_interval: Span = setting(15.0, "Between two scrapes", applies="reload", unit="seconds", ge=1, le=3600)
+    retention: Span = setting(
+        float(15 * DAY), "How long samples are kept", applies="restart", unit="seconds", ge=float(HOUR)
+    )
+    retention_size: Size = setting(4 * GIB, "Disk that samples may take", applies="restart", unit="bytes", ge=64 * MIB)
+
+
+class WaiverSetting(Section):
+    """A parameter that this inventory's hosts cannot take, and why."""
+
+    what: str = Field(description="The resource's key, as plan shows it; a trailing * matches a prefix")
+    why: str = Field(min_length=10, description="The reason, for whoever reads the plan")
+
+
+class HostFacts(Section):
+    """What is known of a host before it is looked at."""
+
+    address: str | None = Field(None, description="Address that other hosts use; default: ssh_hostname")
+    memory: Size | None = Field(None, description="Memory, to check sizes before the host is reachable")
+
+
+class Settings(Section):
+    """All sections, as one host of an inventory sees them."""
+
+    base: Base = Base()
+    trust: Trust = Trust()
+    redis: Redis = Redis()
+    rabbitmq: Rabbitmq = Rabbitmq()
+    mysql: Mysql = Mysql()
+    grader: Grader = Grader()
+    gitserver: Gitserver = Gitserver()
+    broadcaster: Broadcaster = Broadcaster()
+    runner: Runner = Runner()
+    worker: Worker = Worker()
+    frontend: Frontend = Frontend()
+    monitoring: Monitoring = Monitoring()
+    machine: HostFacts = HostFacts()
+    waivers: tuple[WaiverSetting, ...] = ()
+    environment: Literal["production", "development"] = "production"

@@ -1,0 +1,68 @@
+"""Make a fleet what its inventory says, and look again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pyinfra.api.deploy import add_deploy
+from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.operations import run_ops
+from pyinfra.api.state import StateStage
+
+from deploy.converge.operations import site
+from deploy.converge.step import Step
+from deploy.errors import FleetError
+from deploy.procedures.session import Session
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an apply did, what it left to `roll`, and what went wrong."""
+
+    done: tuple[Step, ...]
+    pending: tuple[Step, ...]
+    errors: tuple[FleetError, ...]
+
+
+def apply(session: Session) -> Outcome:
+    """Act on what differs. Stops on every host at the first operation that fails on one."""
+    run = session.run
+    with session.timings.part("plan"):
+        first = run.plan()
+    if any(not step.pending for steps in first.values() for step in steps):
+        with session.timings.part("act"):
+            _act(session)
+    if run.failures:
+        return Outcome(tuple(run.acted), (), tuple(run.failures))
+    with session.timings.part("look again"):
+        left = run.remaining() if run.acted else {}
+    pending = [step for steps in run.plan().values() for step in steps if step.pending]
+    return Outcome(tuple(run.acted), tuple(pending), tuple(_still_different(left)))
+
+
+def _act(session: Session) -> None:
+    session.state.set_stage(StateStage.Prepare)
+    try:
+        add_deploy(session.state, site)
+        session.state.set_stage(StateStage.Execute)
+        run_ops(session.state)
+    except PyinfraError as error:
+        if not session.run.failures:
+            session.run.failures.append(
+                FleetError(subject="pyinfra", found=str(error), expected="every operation to be run")
+            )
+
+
+def _still_different(left: Mapping[str, list[Step]]) -> list[FleetError]:
+    return [
+        FleetError(
+            host=name,
+            subject=step.key,
+            found=f"after apply still: {step.summary}",
+            expected="no difference at the second look",
+            hint="somebody else changes it, or the service does not take the value; see plan",
+        )
+        for name, steps in left.items()
+        for step in steps
+    ]

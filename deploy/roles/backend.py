@@ -1,0 +1,156 @@
+"""What the reference services have in common: their code, account, configuration and unit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+
+from deploy.model.catalog import SERVICES, SSL_DIR
+from deploy.model.fleet import Context
+from deploy.model.resources import (
+    Account,
+    Directory,
+    File,
+    Package,
+    Parameter,
+    Phase,
+    Query,
+    Resource,
+    StepClass,
+    Unit,
+)
+from deploy.roles.common import CA_FILE, certificate
+
+HOME = "/opt/omegaup/services"
+RELEASE_FILE = f"{HOME}/release"
+"""Holds the hash of the installed release; units that have loaded another are owed a restart."""
+
+PACKAGES = (
+    "python3-venv", "python3-setuptools", "python3-wheel", "python3-aiohttp", "python3-pika", "python3-pymysql",
+    "python3-prometheus-client", "python3-redis", "python3-cryptography",
+)  # fmt: skip
+
+
+def release(ctx: Context) -> tuple[str, Mapping[str, bytes]]:
+    """(hash, files) of the services' Python package."""
+    files = {
+        path: content
+        for path, content in ctx.files("services").items()
+        if path.endswith((".py", "pyproject.toml", "README.md"))
+    }
+    digest = hashlib.sha256()
+    for path, content in files.items():
+        digest.update(f"{path}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()[:16], files
+
+
+def code(ctx: Context) -> Iterator[Resource]:
+    """The package in a virtual environment of its own, beside earlier releases; one link says which is in use."""
+    name, files = release(ctx)
+    for package in PACKAGES:
+        yield Package(name=package)
+    source = f"{HOME}/source"
+    yield Directory(path="/opt/omegaup")
+    yield Directory(path=HOME)
+    folders = sorted({str(path.rpartition("/")[0]) for path in files} - {""})
+    for folder in ("", *folders):
+        yield Directory(path=f"{source}/{folder}".rstrip("/"))
+    for path, content in files.items():
+        yield File(path=f"{source}/{path}", content=content.decode(), phase=Phase.ACCOUNTS)
+    target = f"{HOME}/releases/{name}"
+    query = Query("services", f"printf 'release\\t%s\\n' \"$(cat {RELEASE_FILE} 2>/dev/null || true)\"")
+    yield Parameter(
+        query=query, name="release", want=name, step=StepClass.WRITE, phase=Phase.FILES, label="services: release",
+        act=f"""\
+if [ ! -x {target}/bin/omegaup-grader ]; then
+  rm -rf -- {target}
+  python3 -m venv --system-site-packages {target}
+  {target}/bin/pip install -q --no-deps --no-index --no-build-isolation --no-cache-dir --no-compile {source} 2>&1 | tail -n 5
+  {target}/bin/python -m compileall -q {target}/lib
+  test -x {target}/bin/omegaup-grader
+fi
+ln -sfn {target} {HOME}/.current && mv -fT {HOME}/.current {HOME}/current
+printf '{name}\\n' >{RELEASE_FILE}.new && mv -f {RELEASE_FILE}.new {RELEASE_FILE}""",
+    )  # fmt: skip
+
+
+def service(
+    ctx: Context,
+    name: str,
+    config: Mapping[str, object],
+    *,
+    state_directory: bool = False,
+    nofile: int = 8192,
+) -> Iterator[Resource]:
+    """One backend: account, key pair, configuration, unit."""
+    catalogued = SERVICES[name]
+    identity = catalogued.identity
+    if identity is None:
+        raise LookupError(f"the catalog gives {name} no identity")
+    account = identity.owner
+    pair = certificate(ctx, name)
+    unit = catalogued.units[0]
+    path = f"/etc/omegaup/{name}/config.json"
+    yield from code(ctx)
+    yield Account(name=account)
+    yield Directory(path=f"/etc/omegaup/{name}", group=account, mode=0o750)
+    yield pair
+    yield config_file(path, account, config)
+    yield File(
+        path=f"/etc/systemd/system/{unit}",
+        content=ctx.render(
+            f"{name}/{unit}.j2", service=catalogued, account=account, config=path, home=HOME,
+            state=f"omegaup/{name}" if state_directory else "", nofile=nofile,
+        ),
+    )  # fmt: skip
+    yield Unit(
+        name=unit,
+        rolling=True,
+        restart_files=(path, RELEASE_FILE, f"/etc/systemd/system/{unit}"),
+        reload_files=(pair.certificate_path, CA_FILE),
+    )
+
+
+def config_file(path: str, account: str, config: Mapping[str, object]) -> File:
+    return File(
+        path=path, content=json.dumps(config, indent=2, sort_keys=True) + "\n", group=account, mode=0o640,
+        secret="password" in json.dumps(config),
+    )  # fmt: skip
+
+
+def tls(name: str) -> dict[str, str]:
+    return {"certificate": f"{SSL_DIR}/{name}.crt", "key": f"{SSL_DIR}/{name}.key", "ca": CA_FILE}
+
+
+def listen(name: str, port: str) -> dict[str, object]:
+    return {"host": "0.0.0.0", "port": SERVICES[name].port(port).number}  # noqa: S104 - the firewall decides who
+
+
+def mysql(ctx: Context, user_secret: str, user: str, pool: int) -> dict[str, object]:
+    return {
+        "host": "mysql", "port": SERVICES["mysql"].port("mysql").number, "user": user,
+        "password": ctx.secret(user_secret), "database": ctx.settings.mysql.database, "pool_size": pool,
+    }  # fmt: skip
+
+
+def rabbitmq(ctx: Context) -> dict[str, object]:
+    return {
+        "host": "rabbitmq", "port": SERVICES["rabbitmq"].port("amqp").number, "user": ctx.settings.rabbitmq.user,
+        "password": ctx.secret("rabbitmq/app"), "virtual_host": ctx.settings.rabbitmq.vhost,
+    }  # fmt: skip
+
+
+def redis(ctx: Context) -> dict[str, object]:
+    return {
+        "host": "redis", "port": SERVICES["redis"].port("cache").number, "user": "app",
+        "password": ctx.secret("redis/app"),
+    }  # fmt: skip
+
+
+def log(level: str) -> dict[str, str]:
+    return {"level": level, "format": "text"}
+
+
+def url(name: str, port: str = "https") -> str:
+    return f"https://{name}:{SERVICES[name].port(port).number}"

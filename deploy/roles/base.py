@@ -1,0 +1,151 @@
+"""What every host gets: names, limits, journal, time, firewall, SSH."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from deploy.model.catalog import CATALOG
+from deploy.model.fleet import Context
+from deploy.model.resources import (
+    PREVIOUS,
+    Directory,
+    File,
+    Package,
+    Parameter,
+    Phase,
+    Query,
+    Resource,
+    StepClass,
+    Unit,
+)
+
+PACKAGES = ("ca-certificates", "curl", "nftables", "openssl", "openssh-server", "systemd-timesyncd")
+NFT_FILE = "/etc/nftables.conf"
+SSHD_FILE = "/etc/ssh/sshd_config.d/10-fleet.conf"
+
+# The kernel's rules against those that the file makes in a network namespace of its own: the same tool prints both,
+# so nothing has to be known about how it prints them.
+RULESET = Query(
+    "nftables",
+    f"""\
+wanted=$(unshare -n sh -c 'nft -f {NFT_FILE} && nft -s list ruleset')
+live=$(nft -s list ruleset)
+if [ "$live" = "$wanted" ]; then printf 'ruleset\\tas in {NFT_FILE}\\n'
+else
+  first=$(printf '%s\\n' "$wanted" | {{ t=$(mktemp); cat >"$t"; printf '%s\\n' "$live" | diff - "$t" | grep '^[<>]' | head -n 1; rm -f "$t"; }})
+  printf 'ruleset\\tdiffers: %s\\n' "$first"
+fi
+""",
+)
+
+
+def desired(ctx: Context) -> Iterable[Resource]:
+    settings = ctx.settings.base
+    for name in PACKAGES:
+        yield Package(name=name)
+    for path in ("/etc/fleet", "/etc/fleet/stamps", "/usr/local/lib/fleet", "/var/lib/fleet", "/etc/omegaup"):
+        yield Directory(path=path)
+    yield Directory(path=PREVIOUS, mode=0o700)
+    yield File(path="/usr/local/lib/fleet/stamp", content=ctx.render("base/stamp.j2"), mode=0o755)
+    # Left behind only by a host that went down in the middle of an installation.
+    yield File(path="/usr/sbin/policy-rc.d", absent=True, phase=Phase.ACCOUNTS)
+    yield File(path="/etc/hosts", content=ctx.render("base/hosts.j2", hosts=ctx.fleet.hosts, names=names(ctx)))
+    yield from _sysctl(ctx)
+    yield File(
+        path="/etc/systemd/journald.conf.d/60-fleet.conf",
+        content=ctx.render("base/journald.conf.j2", max_use=settings.journal_max),
+    )
+    yield Directory(path="/etc/systemd/journald.conf.d")
+    yield Unit(
+        name="systemd-journald.service", enabled=False,
+        restart_files=("/etc/systemd/journald.conf.d/60-fleet.conf",),
+    )  # fmt: skip
+    yield Directory(path="/etc/systemd/timesyncd.conf.d")
+    yield File(
+        path="/etc/systemd/timesyncd.conf.d/60-fleet.conf",
+        content=ctx.render("base/timesyncd.conf.j2", servers=settings.ntp_servers),
+    )
+    yield Unit(name="systemd-timesyncd.service", restart_files=("/etc/systemd/timesyncd.conf.d/60-fleet.conf",))
+    yield from _firewall(ctx)
+    yield from _ssh(ctx)
+
+
+def names(ctx: Context) -> Iterator[tuple[str, str]]:
+    """(address, name) by which services are found: the leader where there is one, else the first member."""
+    for service in CATALOG:
+        members = ctx.fleet.members(service.name)
+        if not members:
+            continue
+        where = ctx.leader(service.name) if service.replicated else members[0]
+        for name in service.names:
+            yield where.address, name
+
+
+def flows(ctx: Context) -> Iterator[tuple[str, int, tuple[str, ...] | None]]:
+    """(comment, port, sources) that this host accepts; no sources means anybody."""
+    for service in ctx.host.services:
+        for port in service.ports:
+            if port.loopback:
+                continue
+            sources = ctx.fleet.sources(service, port, ctx.host)
+            if sources is None or sources:
+                yield f"{service.name} {port.name}", port.number, sources
+
+
+def sysctls(ctx: Context) -> dict[str, str]:
+    """Kernel parameters that this host's services ask for."""
+    values = {"net.core.somaxconn": str(ctx.settings.base.somaxconn)}
+    if ctx.host.has("redis"):
+        # Without it a fork for persistence fails as soon as the data set is half of the memory.
+        values["vm.overcommit_memory"] = "1"
+    return values
+
+
+def _sysctl(ctx: Context) -> Iterator[Resource]:
+    values = sysctls(ctx)
+    yield File(path="/etc/sysctl.d/60-fleet.conf", content=ctx.render("base/sysctl.conf.j2", values=values))
+    query = Query("sysctl", f"for n in {' '.join(values)}; do printf '%s\\t%s\\n' $n \"$(sysctl -n $n)\"; done")
+    for name, value in values.items():
+        yield Parameter(query=query, name=name, want=value, act=f"sysctl -q -w {name}={value}")
+
+
+def _firewall(ctx: Context) -> Iterator[Resource]:
+    settings = ctx.settings.base
+    yield File(
+        path=NFT_FILE,
+        content=ctx.render(
+            "base/nftables.conf.j2",
+            ports=settings.ssh_ports,
+            ssh_from=settings.ssh_from,
+            flows=list(flows(ctx)),
+        ),
+        mode=0o755,
+        check='nft -c -f "$CANDIDATE"',
+        keep=True,
+    )
+    yield Unit(name="nftables.service")
+    yield Parameter(
+        query=RULESET, name="ruleset", want=f"as in {NFT_FILE}", act=f"nft -f {NFT_FILE}", step=StepClass.RELOAD,
+        loads=(NFT_FILE,), label="firewall", rolling=False,
+        guard=f"cp -p {PREVIOUS}{NFT_FILE} {NFT_FILE} && nft -f {NFT_FILE} || nft flush ruleset",
+    )  # fmt: skip
+
+
+def _ssh(ctx: Context) -> Iterator[Resource]:
+    settings = ctx.settings.base
+    yield Directory(path="/etc/ssh/fleet_keys")
+    yield File(
+        path=f"/etc/ssh/fleet_keys/{settings.login}",
+        content="".join(f"{key}\n" for key in settings.operators),
+    )
+    yield File(
+        path=SSHD_FILE,
+        content=ctx.render("base/sshd.conf.j2", ports=settings.ssh_ports),
+        check='sshd -t -f "$CANDIDATE"',
+        keep=True,
+    )
+    yield Unit(
+        name="ssh.service", reload_files=(SSHD_FILE,),
+        guard=f"if [ -f {PREVIOUS}{SSHD_FILE} ]; then cp -p {PREVIOUS}{SSHD_FILE} {SSHD_FILE}; "
+        f"else rm -f {SSHD_FILE}; fi; systemctl reload ssh.service",
+    )  # fmt: skip

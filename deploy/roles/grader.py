@@ -1,0 +1,28 @@
+"""The reference grader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from deploy.model.fleet import Context
+from deploy.model.resources import Resource
+from deploy.model.secrets import SecretSpec
+from deploy.roles import backend
+
+SECRETS: Mapping[str, SecretSpec] = {"mysql/grader": SecretSpec("password", "MySQL: the grader")}
+
+
+def desired(ctx: Context) -> Iterable[Resource]:
+    settings = ctx.settings.grader
+    config = {
+        "listen": backend.listen("grader", "https"),
+        "runners_listen": backend.listen("grader", "runners"),
+        "tls": backend.tls("grader"),
+        "mysql": backend.mysql(ctx, "mysql/grader", "grader", settings.mysql_pool),
+        "rabbitmq": backend.rabbitmq(ctx),
+        "gitserver": {"url": backend.url("gitserver")},
+        "broadcaster": {"url": backend.url("broadcaster")},
+        "queue": {"lease_seconds": settings.run_lease},
+        "log": backend.log(settings.log_level),
+    }
+    yield from backend.service(ctx, "grader", config)

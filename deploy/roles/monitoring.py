@@ -1,0 +1,10 @@
+"""Stub."""
+
+from collections.abc import Iterable
+
+from deploy.model.fleet import Context
+from deploy.model.resources import Resource
+
+
+def desired(ctx: Context) -> Iterable[Resource]:
+    return ()

@@ -1,0 +1,111 @@
+"""What a person sees: plans, live progress, outcomes, health. Plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from deploy.converge.step import Step
+from deploy.errors import FleetError
+from deploy.model.fleet import Fleet
+from deploy.model.resources import StepClass
+
+SIGNS = {
+    StepClass.CREATE: ("+", "green"),
+    StepClass.WRITE: ("~", "yellow"),
+    StepClass.HOT: ("*", "cyan"),
+    StepClass.RELOAD: ("@", "magenta"),
+    StepClass.RESTART: ("!", "red"),
+}
+
+
+def sign(step: Step) -> str:
+    mark, colour = SIGNS[step.step]
+    return f"[{colour}]{mark}[/{colour}]"
+
+
+def show_plan(console: Console, plan: Mapping[str, list[Step]], diffs: Mapping[tuple[str, str], str]) -> None:
+    """Per host what differs, then the totals."""
+    for host, steps in plan.items():
+        if not steps:
+            continue
+        console.print(f"[bold]{host}[/bold]")
+        for step in steps:
+            note = "  (restart pending: left to roll)" if step.pending else ""
+            console.print(f"  {sign(step)} {escape(step.key)}  [dim]{escape(step.summary)}{note}[/dim]", soft_wrap=True)
+            for line in diffs.get((host, step.key), "").splitlines():
+                colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "dim")
+                console.print(f"      [{colour}]{escape(line)}[/{colour}]", soft_wrap=True, highlight=False)
+    console.print(totals(plan), highlight=False)
+
+
+def totals(plan: Mapping[str, list[Step]]) -> str:
+    """One line: how many of each class on how many hosts."""
+    steps = [step for host_steps in plan.values() for step in host_steps]
+    if not steps:
+        return f"No changes: {len(plan)} hosts are what the inventory says."
+    counts = Counter(step.step for step in steps)
+    hosts = sum(1 for host_steps in plan.values() if host_steps)
+    parts = ", ".join(f"{counts[kind]} to {kind.value}" for kind in StepClass if counts[kind])
+    pending = sum(step.pending for step in steps)
+    return f"Plan: {parts} on {hosts} of {len(plan)} hosts" + (f"; {pending} wait for roll" if pending else "") + "."
+
+
+def show_waivers(console: Console, fleet: Fleet) -> None:
+    """What the inventory declares its hosts unable to take; the same on several hosts in one line."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for host in fleet.hosts:
+        for waiver in host.settings.waivers:
+            found.setdefault((waiver.what, waiver.why), []).append(host.name)
+    for (what, why), hosts in found.items():
+        where = "all hosts" if len(hosts) == len(fleet.hosts) else ", ".join(hosts)
+        console.print(f"[yellow]exception[/yellow] {escape(what)} on {where}: {escape(why)}", soft_wrap=True)
+
+
+def show_errors(console: Console, errors: Iterable[FleetError]) -> None:
+    for error in errors:
+        console.print(f"[red]error[/red] {escape(error.message())}", soft_wrap=True, highlight=False)
+
+
+class Progress:
+    """A live table of hosts and steps in a terminal; a line for each step elsewhere."""
+
+    def __init__(self, console: Console, hosts: Iterable[str]) -> None:
+        self._console = console
+        self._rows = {host: ["", "", 0] for host in hosts}
+        self._live = Live(self._table(), console=console, refresh_per_second=4, transient=True)
+        self._terminal = console.is_terminal
+
+    def __enter__(self) -> Progress:
+        if self._terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._terminal:
+            self._live.stop()
+
+    def __call__(self, host: str, step: Step, event: str) -> None:
+        row = self._rows[host]
+        row[0], row[1] = step.role, step.key
+        if event == "done":
+            row[2] = int(row[2]) + 1
+            if not self._terminal:
+                self._console.print(f"{host}  {step.step.value:7}  {step.key}  {step.summary}", soft_wrap=True,
+                                    markup=False, highlight=False)  # fmt: skip
+        if self._terminal:
+            self._live.update(self._table())
+
+    def _table(self) -> Table:
+        table = Table("host", "role", "step", "done", box=None)
+        for host, (role, key, done) in self._rows.items():
+            table.add_row(host, str(role), str(key), str(done))
+        return table

@@ -1,0 +1,230 @@
+<?php
+
+declare(strict_types=1);
+
+namespace OmegaUp;
+
+/** The routes, and the one place where a failure becomes an answer. */
+final class App
+{
+    private const NAME = '/\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\z/';
+    private const CERTIFICATES_MAX_BYTES = 4 << 20;
+    private const LOGIN_MAX_BYTES = 4096;
+
+    public static function main(): void
+    {
+        ini_set('display_errors', '0');
+        ini_set('log_errors', '1');
+        set_error_handler(self::onWarning(...));
+        register_shutdown_function(self::onShutdown(...));
+        try {
+            (new self())->handle(Request::fromGlobals());
+        } catch (HttpException $error) {
+            Response::json(
+                $error->status,
+                ['status' => 'error', 'error' => $error->getMessage()] + $error->body,
+                $error->headers,
+            );
+        } catch (\mysqli_sql_exception $error) {
+            Log::failure('mysql', $error);
+            Response::json(503, ['status' => 'error', 'error' => 'mysql: ' . Log::reason($error)]);
+        } catch (\RedisException $error) {
+            Log::failure('redis', $error);
+            Response::json(503, ['status' => 'error', 'error' => 'redis: ' . Log::reason($error)]);
+        } catch (\Throwable $error) {
+            Log::failure("internal error at {$error->getFile()}:{$error->getLine()}", $error);
+            Response::json(500, ['status' => 'error', 'error' => 'internal error']);
+        }
+    }
+
+    /** @throws \Exception */
+    private function handle(Request $request): void
+    {
+        // Before the configuration: this one only says that PHP runs.
+        if ($request->path === '/health/live') {
+            $this->allow($request, 'GET', 'HEAD');
+            Response::json(200, ['status' => 'ok']);
+            return;
+        }
+        Config::load();
+        if (preg_match('#\A/submission/([^/]+)\z#', $request->path, $match) === 1) {
+            $this->allow($request, 'GET');
+            $this->submission(rawurldecode($match[1]));
+            return;
+        }
+        [$methods, $action] = match ($request->path) {
+            '/' => [['GET', 'HEAD'], $this->home(...)],
+            '/health', '/health/' => [['GET', 'HEAD'], $this->health(...)],
+            '/submit' => [['POST'], $this->submit(...)],
+            '/certificates' => [['POST'], $this->certificates(...)],
+            '/schools/rank' => [['GET'], $this->schoolRank(...)],
+            '/login' => [['POST'], $this->login(...)],
+            '/logout' => [['POST'], $this->logout(...)],
+            '/session' => [['GET'], $this->session(...)],
+            default => throw new HttpException(404, 'not found'),
+        };
+        $this->allow($request, ...$methods);
+        $action($request);
+    }
+
+    private function allow(Request $request, string ...$methods): void
+    {
+        if (!in_array($request->method, $methods, true)) {
+            throw new HttpException(405, 'method not allowed', headers: ['Allow' => implode(', ', $methods)]);
+        }
+    }
+
+    private function home(): void
+    {
+        Response::html((string)file_get_contents(__DIR__ . '/home.html'));
+    }
+
+    private function health(): void
+    {
+        $report = Health::report();
+        Response::json($report['status'] === 'error' ? 503 : 200, $report);
+    }
+
+    private function submit(Request $request): void
+    {
+        RateLimit::check($request->ip, 'submit');
+        $maximum = Config::int('OMEGAUP_MAX_SOURCE_BYTES');
+        // JSON may write a byte as six.
+        $input = $request->input(6 * $maximum + 65536, true);
+        $submission = [
+            // Ours, unless the client brings one in order to be able to try again.
+            'submission_id' => isset($input['submission_id'])
+                ? $this->name($input, 'submission_id')
+                : bin2hex(random_bytes(16)),
+            'problem' => $this->name($input, 'problem'),
+            'language' => $this->name($input, 'language'),
+        ];
+        $source = $input['source'] ?? null;
+        if (!is_string($source) || $source === '' || !mb_check_encoding($source, 'UTF-8')) {
+            throw new HttpException(422, 'source: expected text in UTF-8');
+        }
+        if (strlen($source) > $maximum) {
+            throw new HttpException(413, "source: more than $maximum bytes");
+        }
+        $submission['source'] = $source;
+        try {
+            $answer = (new Grader())->newSubmission($submission);
+        } catch (HttpException $error) {
+            // With the id a client can ask what became of it, or send it again, without submitting twice.
+            $body = ['submission_id' => $submission['submission_id']];
+            throw new HttpException($error->status, $error->getMessage(), $body, $error->headers, $error);
+        }
+        Response::json(202, ['status' => 'ok'] + $answer);
+    }
+
+    private function submission(string $id): void
+    {
+        if (preg_match(self::NAME, $id) !== 1) {
+            throw new HttpException(404, 'no such submission');
+        }
+        Response::json(200, ['status' => 'ok'] + (new Grader())->submissionStatus($id));
+    }
+
+    private function certificates(Request $request): void
+    {
+        $input = $request->input(self::CERTIFICATES_MAX_BYTES, false);
+        try {
+            Certificates::request($input);
+        } catch (PublishException $error) {
+            // queued: "no" is certain. "unknown": sent but not confirmed; asking again is safe, the worker is idempotent.
+            $body = ['queued' => $error->unknown ? 'unknown' : 'no'];
+            throw new HttpException(503, 'rabbitmq: ' . $error->getMessage(), $body, previous: $error);
+        }
+        Response::json(202, ['status' => 'queued']);
+    }
+
+    private function schoolRank(Request $request): void
+    {
+        $page = $request->queryInt('page', 1, 1, 10000);
+        $length = $request->queryInt('length', 100, 1, 100);
+        $cache = 'hit';
+        $rank = Cache::getFromCacheOrSet(
+            Cache::SCHOOL_RANK,
+            "{$page}-{$length}",
+            static function () use ($page, $length, &$cache): array {
+                $cache = 'miss';
+                return DAO\Schools::getRank($page, $length);
+            },
+            3600,
+        );
+        Response::json(200, ['status' => 'ok', 'page' => $page, 'length' => $length, 'rank' => $rank], ['X-Cache' => $cache]);
+    }
+
+    private function login(Request $request): void
+    {
+        // Anyone may become anyone here: it shows how sessions are kept, and is off unless the configuration says so.
+        if (!Config::bool('OMEGAUP_REFERENCE_LOGIN')) {
+            throw new HttpException(404, 'not found');
+        }
+        $input = $request->input(self::LOGIN_MAX_BYTES, true);
+        $identityId = $this->positive($input, 'identity_id', null);
+        $token = Session::create($identityId, $this->positive($input, 'user_id', $identityId), $request->ip);
+        // A new token per login, and the old one ends: a token planted in the browser is worth nothing afterwards.
+        Session::delete($request->cookie(Session::COOKIE));
+        $this->setCookie($request, $token, time() + Cache::TTL[Cache::SESSION_PREFIX]);
+        Response::json(200, ['status' => 'ok', 'identity_id' => $identityId]);
+    }
+
+    private function logout(Request $request): void
+    {
+        Session::delete($request->cookie(Session::COOKIE));
+        $this->setCookie($request, '', 1);
+        Response::json(200, ['status' => 'ok']);
+    }
+
+    private function session(Request $request): void
+    {
+        $session = Session::get($request->cookie(Session::COOKIE)) ?? throw new HttpException(401, 'not logged in');
+        Response::json(200, ['status' => 'ok', 'session' => $session]);
+    }
+
+    private function setCookie(Request $request, string $value, int $expires): void
+    {
+        setcookie(Session::COOKIE, $value, [
+            'expires' => $expires,
+            'path' => '/',
+            'secure' => $request->secure,
+            'httponly' => true,
+            'samesite' => 'Lax',
+        ]);
+    }
+
+    /** @param array<mixed> $input */
+    private function name(array $input, string $field): string
+    {
+        $value = $input[$field] ?? null;
+        return is_string($value) && preg_match(self::NAME, $value) === 1
+            ? $value
+            : throw new HttpException(422, "$field: expected 1 to 64 letters, digits, dots, dashes or underscores");
+    }
+
+    /** @param array<mixed> $input */
+    private function positive(array $input, string $field, ?int $default): int
+    {
+        $value = filter_var($input[$field] ?? $default, FILTER_VALIDATE_INT, ['options' => ['min_range' => 1]]);
+        return is_int($value) ? $value : throw new HttpException(422, "$field: expected a positive integer");
+    }
+
+    /** Warnings that nobody asked to be silent are bugs. Deprecations in libraries are not ours to fail on. */
+    private static function onWarning(int $level, string $message, string $file, int $line): bool
+    {
+        if ((error_reporting() & $level) === 0 || ($level & (E_DEPRECATED | E_USER_DEPRECATED)) !== 0) {
+            return true;
+        }
+        throw new \ErrorException($message, 0, $level, $file, $line);
+    }
+
+    /** Memory or time exhausted: no exception reaches main() then, and the answer would be an empty page. */
+    private static function onShutdown(): void
+    {
+        $error = error_get_last();
+        if ($error !== null && ($error['type'] & (E_ERROR | E_CORE_ERROR | E_COMPILE_ERROR)) !== 0 && !headers_sent()) {
+            Response::json(500, ['status' => 'error', 'error' => 'internal error']);
+        }
+    }
+}

@@ -1,0 +1,66 @@
+<?php
+
+declare(strict_types=1);
+
+namespace OmegaUp;
+
+/** Asks the certificate worker for a contest's certificates. */
+final class Certificates
+{
+    public const EXCHANGE = 'certificates';
+    public const ROUTING_KEY = 'ContestQueue';
+    private const MAX_RANKING = 20000;
+
+    /**
+     * @param array<mixed> $input
+     * @throws HttpException 422 for bad input
+     * @throws PublishException
+     */
+    public static function request(array $input): void
+    {
+        RabbitMQConnection::publish(self::EXCHANGE, self::ROUTING_KEY, [
+            'type' => 'generate_certificates',
+            'contest_id' => self::integer($input, 'contest_id', 1),
+            'certificate_cutoff' => self::integer($input, 'certificate_cutoff', 0),
+            'ranking' => self::ranking($input['ranking'] ?? null),
+            'timestamp' => time(),
+        ]);
+    }
+
+    /**
+     * The exchange is the deployment's to declare: a broker without it is of no use to us. A passive declaration asks
+     * without creating, and needs no permission to configure.
+     *
+     * @throws \Exception
+     */
+    public static function checkExchange(): void
+    {
+        RabbitMQConnection::getInstance()->channel()->exchange_declare(self::EXCHANGE, 'direct', true);
+    }
+
+    /** @param array<mixed> $input */
+    private static function integer(array $input, string $name, int $minimum): int
+    {
+        $value = $input[$name] ?? null;
+        return is_int($value) && $value >= $minimum
+            ? $value
+            : throw new HttpException(422, "$name: expected an integer, at least $minimum");
+    }
+
+    /** @return list<array{username: string, place: int}> */
+    private static function ranking(mixed $rows): array
+    {
+        if (!is_array($rows) || !array_is_list($rows) || count($rows) > self::MAX_RANKING) {
+            throw new HttpException(422, 'ranking: expected a list of at most ' . self::MAX_RANKING);
+        }
+        $ranking = [];
+        foreach ($rows as $i => $row) {
+            $username = is_array($row) ? $row['username'] ?? null : null;
+            if (!is_string($username) || preg_match('/\A[A-Za-z0-9_.:-]{1,100}\z/', $username) !== 1) {
+                throw new HttpException(422, "ranking[$i].username: expected a user name");
+            }
+            $ranking[] = ['username' => $username, 'place' => self::integer($row, 'place', 1)];
+        }
+        return $ranking;
+    }
+}

@@ -1,0 +1,63 @@
+<?php
+
+declare(strict_types=1);
+
+namespace OmegaUp;
+
+/**
+ * The database, over a persistent connection per FPM worker ("p:"). On reuse mysqli resets the connection's state and
+ * user, which also rolls back whatever a dead request left open, and connects anew when the server is gone.
+ */
+final class MySQLConnection
+{
+    private const TIMEOUT_SECONDS = 2;
+
+    private static ?self $instance = null;
+
+    private function __construct(private readonly \mysqli $link)
+    {
+    }
+
+    /** @throws \mysqli_sql_exception */
+    public static function getInstance(): self
+    {
+        return self::$instance ??= new self(self::open());
+    }
+
+    /**
+     * @param list<int|float|string|null> $parameters
+     * @return list<array<string, mixed>>
+     * @throws \mysqli_sql_exception
+     */
+    public function select(string $sql, array $parameters = []): array
+    {
+        $result = $this->link->execute_query($sql, $parameters);
+        return $result instanceof \mysqli_result ? $result->fetch_all(MYSQLI_ASSOC) : [];
+    }
+
+    private static function open(): \mysqli
+    {
+        mysqli_report(MYSQLI_REPORT_ERROR | MYSQLI_REPORT_STRICT);
+        [$host, $port] = explode(':', Config::string('OMEGAUP_DB_HOST'), 2) + [1 => '3306'];
+        $link = new \mysqli();
+        $link->options(MYSQLI_OPT_CONNECT_TIMEOUT, self::TIMEOUT_SECONDS);
+        $link->options(MYSQLI_OPT_READ_TIMEOUT, self::TIMEOUT_SECONDS);
+        $flags = 0;
+        if (Config::bool('OMEGAUP_DB_TLS')) {
+            $link->options(MYSQLI_OPT_SSL_VERIFY_SERVER_CERT, true);
+            $link->ssl_set(Config::ssl('frontend.key'), Config::ssl('frontend.crt'), Config::ssl('ca.crt'), null, null);
+            $flags = MYSQLI_CLIENT_SSL;
+        }
+        @$link->real_connect(
+            "p:$host",
+            Config::string('OMEGAUP_DB_USER'),
+            Config::string('OMEGAUP_DB_PASS'),
+            Config::string('OMEGAUP_DB_NAME'),
+            (int)$port,
+            null,
+            $flags,
+        );
+        $link->set_charset('utf8mb4');
+        return $link;
+    }
+}

@@ -1,0 +1,53 @@
+"""Prometheus metrics of one service, in a registry of its own, so that several can live in one process."""
+
+from __future__ import annotations
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from . import __version__
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a `_created` series beside every counter tells nothing
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+class Metrics:
+    """What every service exposes: requests by route, the served certificate's end, reloads, unwell checks."""
+
+    def __init__(self, service: str) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        info = Gauge("omegaup_service_info", "Always 1.", ["service", "version"], registry=self.registry)
+        info.labels(service, __version__).set(1)
+        self.requests = self.counter("omegaup_http_requests", "Requests answered.", "route", "method", "code")
+        self.seconds = Histogram(
+            "omegaup_http_request_seconds",
+            "Time to answer, long polls included.",
+            ["route"],
+            registry=self.registry,
+        )
+        self.not_after = self.gauge(
+            "omegaup_certificate_not_after_seconds", "End of the served certificate (Unix)."
+        )
+        self.reloads = self.counter("omegaup_reloads", "Reloads on SIGHUP.", "result")
+        self.healthy = self.gauge("omegaup_check_ok", "1 if the part was well when last asked.", "check")
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        """A counter; `_total` is appended to its name in the exposition."""
+        return Counter(name, text, labels, registry=self.registry)
+
+    def gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, registry=self.registry)
+
+    def render(self) -> bytes:
+        """The exposition as text, for /metrics."""
+        return generate_latest(self.registry)

@@ -1,0 +1,208 @@
+"""The runner: asks the grader for runs, judges them, reports. Metrics and health on port 6060.
+
+The only judge so far is `noop`, which compiles and executes nothing and accepts everything: it proves the
+fleet, not the submission.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from .checks import NAME
+from .config import RunnerConfig
+from .health import Unwell
+from .httpd import roles
+from .links import Delays, Link, LinkDown, Refused
+from .logs import fields
+from .schema import ConfigError
+from .service import Service, service_main
+
+log = logging.getLogger(__name__)
+
+RULES = {"/health": roles("monitoring", "runner"), "/metrics": roles("monitoring", "runner")}
+NOT_REGISTERED = 409
+
+
+async def noop_judge(work: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """The verdict AC for any run, after `seconds`. Compiles and executes nothing."""
+    started = time.monotonic()
+    await asyncio.sleep(seconds)
+    return {
+        "verdict": "AC",
+        "score": 1.0,
+        "time_ms": round((time.monotonic() - started) * 1000),
+        "memory_bytes": len(work["submission"]["source"].encode()),
+    }
+
+
+class Runner(Service):
+    def __init__(self, config: RunnerConfig) -> None:
+        super().__init__("runner", config)
+        if NAME.fullmatch(config.name) is None:
+            raise ConfigError(f"name: {config.name!r} does not match {NAME.pattern}")
+        self._config = config
+        self._instance = secrets.token_hex(8)
+        self._grader = Link(config.grader.url, config.grader.timeout_seconds, self.tls)
+        self._poll_seconds = 20.0  # the grader tells its own at registration
+        self._registered = False
+        self._registering = asyncio.Lock()
+        self._heard: float | None = None
+        self._last_error = "not tried yet"
+        self._holding: set[int] = set()
+        self._polls: set[asyncio.Task[dict[str, Any]]] = set()
+        self._slots: list[asyncio.Task[None]] = []
+        self._runs = self.metrics.counter("runner_runs", "Runs judged.", "verdict")
+        self._failures = self.metrics.counter("runner_grader_failures", "Calls to the grader that failed.")
+        self.metrics.gauge("runner_slots_busy", "Runs in hand.").set_function(lambda: len(self._holding))
+        self.health.add("grader", self._check_contact)
+        self.serve(config.listen, RULES)
+
+    async def _check_contact(self) -> None:
+        silence = time.monotonic() - self._heard if self._heard is not None else None
+        if silence is None:
+            raise Unwell(f"never heard: {self._last_error}")
+        # A long poll is silent for as long as the grader holds it.
+        limit = max(
+            self._config.max_silence_seconds, self._poll_seconds + self._config.grader.timeout_seconds
+        )
+        if silence > limit:
+            raise Unwell(f"silent for {silence:.0f} s, limit {limit:g} s: {self._last_error}")
+
+    async def opened(self) -> None:
+        await self._grader.open()
+        try:
+            await self._register()
+        except (LinkDown, Refused) as error:
+            self._failed(error)
+        self._slots = [self.spawn(self._slot()) for _ in range(self._config.slots)]
+
+    async def closing(self) -> None:
+        """Take no more work, but finish and report what is in hand, within the grace of the shutdown."""
+        for poll in list(self._polls):
+            poll.cancel()
+        if self._slots:
+            await asyncio.wait(self._slots, timeout=self._config.shutdown_seconds)
+        try:
+            await asyncio.wait_for(self._call("POST", "/run/unregister", self._identity()), 2.0)
+        except (TimeoutError, LinkDown, Refused) as error:
+            log.warning("could not take leave", extra=fields(error=str(error)))
+
+    async def closed(self) -> None:
+        await self._grader.close()
+
+    def _identity(self) -> dict[str, Any]:
+        return {"name": self._config.name, "instance": self._instance}
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra_seconds: float = 0.0,
+    ) -> dict[str, Any]:
+        answer = await self._grader.call(method, path, body, headers, extra_seconds)
+        self._heard = time.monotonic()
+        return answer
+
+    def _failed(self, error: Exception) -> None:
+        self._failures.inc()
+        self._last_error = str(error)
+        log.warning("grader call failed", extra=fields(error=str(error)))
+
+    async def _register(self) -> None:
+        async with self._registering:  # the first slot that finds it missing does it for all
+            if self._registered:
+                return
+            answer = await self._call(
+                "POST", "/run/register", {**self._identity(), "slots": self._config.slots}
+            )
+            self._poll_seconds = float(answer.get("poll_seconds", self._poll_seconds))
+            self._registered = True
+            log.info("registered", extra=fields(name=self._config.name))
+
+    async def _slot(self) -> None:
+        """One run after another, until the service stops."""
+        delays = Delays(self._config.backoff)
+        while not self.stopping.is_set():
+            try:
+                await self._register()
+                work = await self._poll()
+            except Refused as error:
+                if error.code == NOT_REGISTERED and self._registered:
+                    self._registered = False  # the grader has restarted, or thought us dead
+                    continue
+                self._failed(error)
+                await self._pause(delays.next())
+                continue
+            except LinkDown as error:
+                self._failed(error)
+                await self._pause(delays.next())
+                continue
+            delays.reset()
+            if work:
+                await self._judge(work)
+
+    async def _poll(self) -> dict[str, Any]:
+        """Work, or {} when there is none or the service stops."""
+        headers = {
+            "OmegaUp-Runner-Name": self._config.name,
+            "OmegaUp-Runner-Holding": ",".join(map(str, sorted(self._holding))),
+        }
+        poll = asyncio.get_running_loop().create_task(
+            self._call("GET", "/run/request/", headers=headers, extra_seconds=self._poll_seconds)
+        )
+        self._polls.add(poll)
+        try:
+            work = await poll
+        except asyncio.CancelledError:
+            if self.stopping.is_set() and poll.cancelled():
+                return {}
+            raise
+        finally:
+            self._polls.discard(poll)
+        if work:
+            # Before anything else is awaited: another slot's poll must name it as held.
+            self._holding.add(int(work["id"]))
+        return work
+
+    async def _judge(self, work: Mapping[str, Any]) -> None:
+        run_id = int(work["id"])
+        try:
+            result = await noop_judge(work, self._config.noop_seconds)
+            if await self._report(run_id, {"lease": work["lease"], **result}, float(work["lease_seconds"])):
+                self._runs.labels(result["verdict"]).inc()
+        finally:
+            self._holding.discard(run_id)
+
+    async def _report(self, run_id: int, result: Mapping[str, Any], lease_seconds: float) -> bool:
+        """Repeat until the grader has it, refuses it, or the lease is over and another runner has the run."""
+        delays = Delays(self._config.backoff)
+        until = time.monotonic() + lease_seconds
+        while time.monotonic() < until:
+            try:
+                await self._call("POST", f"/run/result/{run_id}", result)
+                return True
+            except Refused as error:
+                log.warning("result refused", extra=fields(run=run_id, error=str(error)))
+                return False
+            except LinkDown as error:
+                self._failed(error)
+                await asyncio.sleep(delays.next())
+        log.warning("result given up", extra=fields(run=run_id))
+        return False
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+        except TimeoutError:
+            return
+
+
+def main() -> None:
+    service_main("runner", RunnerConfig, Runner)

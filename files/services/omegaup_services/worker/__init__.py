@@ -1,0 +1,1 @@
+"""Queue workers: one process consumes one queue."""

@@ -1,0 +1,13 @@
+"""Sizes for everything on one small host; everything else is the spec's default."""
+
+environment = "development"
+
+redis = {"sessions_maxmemory": "64mb", "repl_backlog_size": "16mb"}
+mysql = {"innodb_buffer_pool_size": "128mb"}
+frontend = {"fpm_max_children": 8, "fpm_start_servers": 2, "fpm_min_spare": 1, "fpm_max_spare": 4}
+
+# What the kernel of a container on a shared machine cannot take (plan and status show these).
+waivers = [
+    {"what": "sysctl:vm.overcommit_memory", "why": "the lab's hosts share the machine's kernel: vm.* is read-only"},
+    {"what": "unit:systemd-timesyncd.service", "why": "the lab's hosts share the machine's clock: no CAP_SYS_TIME"},
+]

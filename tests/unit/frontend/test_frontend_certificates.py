@@ -1,0 +1,80 @@
+"""POST /certificates: the message of the specification, and 202 only for what the broker has confirmed."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from tests.unit.frontend.support import Shared, World
+
+REQUEST = {
+    "contest_id": 123,
+    "certificate_cutoff": 10,
+    "ranking": [{"username": "user1", "place": 1}, {"username": "user2", "place": 2}],
+}
+
+
+def test_message(shared: Shared) -> None:
+    broker = shared.broker
+    answer = shared.site.post("/certificates", REQUEST)
+    assert (answer.status, answer.json) == (202, {"status": "queued"})
+    [message] = broker.published
+    assert (message.exchange, message.routing_key) == ("certificates", "ContestQueue")
+    assert (message.delivery_mode, message.mandatory, message.confirms) == (2, True, True)
+    assert abs(message.body.pop("timestamp") - time.time()) < 10
+    assert message.body == {"type": "generate_certificates", **REQUEST}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "queued"),
+    [
+        ({"mode": "nack"}, "rabbitmq: refused by the broker", "no"),
+        ({"mode": "return"}, "rabbitmq: no queue takes the message", "no"),
+        ({"mode": "silent"}, "rabbitmq: timeout", "unknown"),
+        ({"exchanges": frozenset()}, "rabbitmq: not declared", "no"),
+        ({"password": "another"}, "rabbitmq: access refused", "no"),
+    ],
+)
+def test_not_confirmed(world: World, options: dict[str, Any], error: str, queued: str) -> None:
+    world.broker(**options)
+    answer = world.site().post("/certificates", REQUEST)
+    assert answer.status == 503
+    assert answer.json == {"status": "error", "error": error, "queued": queued}
+
+
+def test_no_broker(world: World) -> None:
+    answer = world.site().post("/certificates", REQUEST)
+    assert (answer.status, answer.json["queued"]) == (503, "no")
+
+
+def test_a_broker_that_returns_is_used_again(world: World) -> None:
+    broker = world.broker(mode="nack")
+    site = world.site()
+    assert site.post("/certificates", REQUEST).status == 503
+    broker.mode = "ack"
+    assert site.post("/certificates", REQUEST).status == 202
+    assert broker.connections == 2, "one connection for each request"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"contest_id": "123"},
+        {"contest_id": 0},
+        {"certificate_cutoff": None},
+        {"ranking": {"username": "a", "place": 1}},
+        {"ranking": [{"username": "a"}]},
+        {"ranking": [{"username": "<b>", "place": 1}]},
+        {"ranking": ["a"]},
+    ],
+)
+def test_bad_requests_are_not_published(shared: Shared, change: dict[str, Any]) -> None:
+    assert shared.site.post("/certificates", {**REQUEST, **change}).status == 422
+    assert shared.broker.published == []
+
+
+def test_another_site_cannot_make_a_visitor_ask(shared: Shared) -> None:
+    assert shared.site.post("/certificates", form="contest_id=1").status == 415
+    assert shared.broker.published == []

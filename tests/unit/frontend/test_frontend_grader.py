@@ -1,0 +1,130 @@
+"""POST /submit and GET /submission/ID: the client certificate, both sides' refusals, and what a client is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.frontend.fakes import Authority
+from tests.unit.frontend.support import Shared, World
+
+SUBMISSION = {"problem": "sumas", "language": "py3", "source": "print(sum(map(int, input().split())))  # ñ"}
+
+
+def test_submit_presents_our_certificate(world: World) -> None:
+    grader = world.grader()
+    grader.answers["/submission/new"] = (200, {"status": "ok", "id": "abc"})
+    answer = world.site().post("/submit", SUBMISSION)
+    assert (answer.status, answer.json) == (202, {"status": "ok", "id": "abc"})
+    [seen] = grader.seen
+    assert (seen.method, seen.peer, seen.content_type) == ("POST", "frontend", "application/json")
+    assert len(seen.body.pop("submission_id")) == 32
+    assert seen.body == SUBMISSION
+
+
+def test_form_and_own_id(world: World) -> None:
+    grader = world.grader()
+    grader.answers["/submission/new"] = (200, {"id": "mine"})
+    site = world.site()
+    assert site.post("/submit", form="problem=sumas&language=cpp17-gcc&source=int%20main(){}").status == 202
+    assert site.post("/submit", {**SUBMISSION, "submission_id": "mine"}).status == 202
+    assert grader.seen[0].body["source"] == "int main(){}"
+    assert grader.seen[1].body["submission_id"] == "mine"
+
+
+def test_grader_of_another_authority_is_refused(world: World, tmp_path: Path) -> None:
+    other = Authority(tmp_path / "other", "other CA")
+    grader = world.grader(pair=other.server())
+    answer = world.site().post("/submit", SUBMISSION)
+    assert answer.status == 502
+    assert answer.json["error"] == "grader: TLS failure"
+    assert grader.seen == []
+
+
+def test_grader_with_another_name_is_refused(world: World) -> None:
+    grader = world.grader(pair=world.authority.server("elsewhere", "127.0.0.2"))
+    assert world.site().post("/submit", SUBMISSION).json["error"] == "grader: TLS failure"
+    assert grader.seen == []
+
+
+def test_grader_that_does_not_trust_us(world: World, tmp_path: Path) -> None:
+    other = Authority(tmp_path / "other", "other CA")
+    grader = world.grader(trusted=other.directory / "ca.crt")
+    answer = world.site().post("/submit", SUBMISSION)
+    assert (answer.status, answer.json["error"]) == (502, "grader: TLS failure")
+    assert grader.seen == []
+
+
+def test_rotated_certificate_is_used_without_restart(world: World, tmp_path: Path) -> None:
+    grader = world.grader()
+    grader.answers["/submission/status/a"] = (200, {"state": "new"})
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "ca.crt").write_bytes((world.authority.directory / "ca.crt").read_bytes())
+    site = world.site(OMEGAUP_SSL_DIR=str(mine))
+    for name in ("first", "second"):
+        certificate, key = world.authority.client(name)
+        (mine / "frontend.crt").write_bytes(certificate.read_bytes())
+        (mine / "frontend.key").write_bytes(key.read_bytes())
+        assert site.get("/submission/a").status == 200
+    assert [seen.peer for seen in grader.seen] == ["first", "second"]
+
+
+def test_no_grader(world: World) -> None:
+    answer = world.site().post("/submit", {**SUBMISSION, "submission_id": "again"})
+    assert answer.status == 503
+    assert answer.json == {"status": "error", "error": "grader: connection refused", "submission_id": "again"}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "body", "ours", "error"),
+    [
+        (404, {"error": "no such submission"}, 404, "no such submission"),
+        (409, {"error": "submission_id: exists with other contents"}, 409, "submission_id: exists with other contents"),
+        (403, {"error": "role none may not call this"}, 502, "grader: HTTP 403"),
+        (503, {"error": "mysql: gone away at 10.0.0.7"}, 503, "grader: not ready"),
+        (500, b"Traceback", 502, "grader: HTTP 500"),
+        (200, b"<html>", 502, "grader: the answer is not JSON"),
+        (302, b"", 502, "grader: HTTP 302"),
+    ],
+)
+def test_answers_of_the_grader(shared: Shared, theirs: int, body: Any, ours: int, error: str) -> None:
+    shared.grader.answers["/submission/status/x"] = (theirs, body)
+    answer = shared.site.get("/submission/x")
+    assert (answer.status, answer.json["error"]) == (ours, error)
+
+
+def test_status(world: World) -> None:
+    grader = world.grader()
+    grader.answers["/submission/status/a.b-1"] = (
+        200,
+        {"status": "ok", "id": "a.b-1", "state": "ready", "verdict": "AC"},
+    )
+    answer = world.site().get("/submission/a.b-1")
+    assert (answer.status, answer.json["verdict"]) == (200, "AC")
+    assert grader.seen[0].method == "GET"
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({**SUBMISSION, "problem": "../etc"}, 422),
+        ({**SUBMISSION, "language": ["py3"]}, 422),
+        ({**SUBMISSION, "source": ""}, 422),
+        ({**SUBMISSION, "source": "a" * 131073}, 413),
+        ([SUBMISSION], 400),
+        (b"{", 400),
+        (b'{"problem": "a", "language": "b", "source": "\xff"}', 400),
+        (b'"' + b"a" * 900_000 + b'"', 413),
+    ],
+)
+def test_bad_submissions_do_not_reach_the_grader(shared: Shared, body: Any, status: int) -> None:
+    answer = shared.site.post("/submit", body)
+    assert (answer.status, answer.json["status"]) == (status, "error")
+    assert shared.grader.seen == []
+
+
+def test_type_of_the_body(shared: Shared) -> None:
+    assert shared.site.post("/submit", b"x", headers={"Content-Type": "text/plain"}).status == 415

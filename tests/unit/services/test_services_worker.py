@@ -1,0 +1,212 @@
+"""Messages as the specification has them, and what becomes of each: acknowledged, dead-lettered or held."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pika.exceptions  # type: ignore[import-untyped]
+import pytest
+from omegaup_services.config import Backoff, Rabbitmq
+from omegaup_services.database import DatabaseDown
+from omegaup_services.schema import Secret
+from omegaup_services.worker import consumer as module
+from omegaup_services.worker.consumer import Consumer, Invalid, NotNow
+from omegaup_services.worker.handlers import certificates, logged
+from omegaup_services.worker.messages import CertificateRequest, certificate_request
+
+MESSAGE: dict[str, Any] = {  # the specification's own example
+    "type": "generate_certificates",
+    "contest_id": 123,
+    "certificate_cutoff": 10,
+    "ranking": [{"username": "user1", "place": 1}, {"username": "user2", "place": 2}],
+    "timestamp": 1704067200,
+}
+RABBITMQ = Rabbitmq(host="127.0.0.1", user="u", password=Secret("p"))
+BACKOFF = Backoff(initial_seconds=0.01, max_seconds=0.02)
+
+
+def body(**change: Any) -> bytes:
+    return json.dumps({**MESSAGE, **change}).encode()
+
+
+def test_the_specifications_message_is_understood() -> None:
+    request = certificate_request(body(certificate_cutoff=1))
+    assert (request.contest_id, request.timestamp) == (123, 1704067200)
+    assert [request.certified_place(entry) for entry in request.ranking] == [1, None]
+    request = certificate_request(body(certificate_cutoff=None))
+    assert [request.certified_place(entry) for entry in request.ranking] == [None, None]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"[]",
+        b"[" * 100_000,
+        body(type="other"),
+        body(contest_id="123"),
+        body(contest_id=True),
+        body(contest_id=0),
+        body(certificate_cutoff=-1),
+        body(timestamp=1.5),
+        body(extra=1),
+        body(ranking={}),
+        body(ranking=[1]),
+        body(ranking=[{"username": "a"}]),
+        body(ranking=[{"username": "", "place": 1}]),
+        body(ranking=[{"username": "a", "place": 0}]),
+        body(ranking=[{"username": "\ud800", "place": 1}]),
+        body(ranking=[{"username": "a", "place": 1}, {"username": "a", "place": 2}]),
+        json.dumps({key: MESSAGE[key] for key in MESSAGE if key != "timestamp"}).encode(),
+    ],
+)
+def test_anything_else_is_invalid(bad: bytes) -> None:
+    with pytest.raises(Invalid):
+        certificate_request(bad)
+
+
+class Saved:
+    """A certificate store that fails as often as told."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.failures = failures
+        self.requests: list[CertificateRequest] = []
+
+    def save(self, request: CertificateRequest) -> int:
+        if self.failures:
+            self.failures -= 1
+            raise DatabaseDown("Can't connect (2003)")
+        self.requests.append(request)
+        return len(request.ranking)
+
+
+def test_database_away_means_later_and_not_never() -> None:
+    store = Saved(failures=1)
+    handle = certificates(store)
+    with pytest.raises(NotNow, match="2003"):
+        handle(body())
+    handle(body())
+    assert len(store.requests) == 1
+
+
+def test_other_queues_want_a_type() -> None:
+    logged("AnalyticsQueue")(b'{"type": "visit"}')
+    with pytest.raises(Invalid):
+        logged("AnalyticsQueue")(b"{}")
+
+
+class Method:
+    def __init__(self, tag: int) -> None:
+        self.delivery_tag = tag
+
+
+class Broker:
+    """Stands in for pika: each connection delivers what is left, then idles, or fails as told."""
+
+    def __init__(self, *messages: bytes) -> None:
+        self.left = dict(enumerate(messages, 1))
+        self.log: list[tuple[str, int]] = []
+        self.connections = 0
+        self.refuse = 0
+        self.is_open = True
+
+    def connect(self, _: Any) -> Broker:
+        self.connections += 1
+        if self.refuse:
+            self.refuse -= 1
+            raise pika.exceptions.AMQPConnectionError
+        return self
+
+    def channel(self) -> Broker:
+        return self
+
+    @property
+    def connection(self) -> Broker:
+        return self
+
+    def basic_qos(self, prefetch_count: int) -> None:
+        self.prefetch = prefetch_count
+
+    def consume(self, _: str, inactivity_timeout: float) -> Iterator[tuple[Method | None, None, bytes | None]]:
+        for tag in list(self.left):
+            yield Method(tag), None, self.left[tag]
+        for _ in range(3):
+            yield None, None, None
+
+    def sleep(self, _: float) -> None:
+        self.log.append(("sleep", 0))
+
+    def basic_ack(self, tag: int) -> None:
+        del self.left[tag]
+        self.log.append(("ack", tag))
+
+    def basic_reject(self, tag: int, requeue: bool) -> None:
+        assert not requeue
+        del self.left[tag]
+        self.log.append(("reject", tag))
+
+    def basic_nack(self, tag: int, requeue: bool) -> None:
+        assert requeue
+        self.log.append(("nack", tag))
+
+    def close(self) -> None:
+        return None
+
+
+def consume(broker: Broker, handle: Any, monkeypatch: pytest.MonkeyPatch, connections: int = 1) -> list[str]:
+    """Run a consumer until the broker's n-th connection ends; what systemd would have heard."""
+    heard: list[str] = []
+
+    def tick() -> None:
+        if broker.connections >= connections and all(word != "sleep" for word, _ in broker.log[-1:]):
+            idle.append(1)
+        if len(idle) > len(broker.left) + 1:
+            it.stop()
+
+    idle: list[int] = []
+    monkeypatch.setattr(module.pika, "BlockingConnection", broker.connect)
+    it = Consumer(
+        RABBITMQ, "ContestQueue", handle, backoff=BACKOFF, on_consuming=lambda: heard.append("ready"), on_tick=tick
+    )
+    thread = threading.Thread(target=it.run)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    return heard
+
+
+def test_done_is_acknowledged_and_invalid_dead_lettered(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker, store = Broker(body(), b"nonsense", body(contest_id=7)), Saved()
+    consume(broker, certificates(store), monkeypatch)
+    assert broker.log == [("ack", 1), ("reject", 2), ("ack", 3)]
+    assert [request.contest_id for request in store.requests] == [123, 7]
+
+
+def test_message_is_held_while_the_database_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker, store = Broker(body()), Saved(failures=2)
+    consume(broker, certificates(store), monkeypatch)
+    assert [word for word, _ in broker.log] == ["sleep", "sleep", "ack"]
+
+
+def test_a_fault_of_ours_dead_letters_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def handle(message: bytes) -> None:
+        if message == b"1":
+            raise ZeroDivisionError
+
+    broker = Broker(b"1", b"2")
+    consume(broker, handle, monkeypatch)
+    assert broker.log == [("reject", 1), ("ack", 2)]
+
+
+def test_it_comes_back_when_the_broker_does_or_cancels(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker, store = Broker(body()), Saved()
+    broker.refuse = 2
+    heard = consume(broker, certificates(store), monkeypatch, connections=4)
+    assert broker.connections >= 4  # two refused, one cancelled by the broker, one more
+    assert heard[:2] == ["ready", "ready"]
+    assert broker.log == [("ack", 1)]
