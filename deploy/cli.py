@@ -10,6 +10,7 @@ import logging  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from contextlib import contextmanager  # noqa: E402
+from dataclasses import asdict  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Annotated, Any  # noqa: E402
 
@@ -17,13 +18,15 @@ import typer  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from deploy import view  # noqa: E402
+from deploy.converge.inventory import folder  # noqa: E402
 from deploy.converge.step import Step  # noqa: E402
-from deploy.errors import FleetError  # noqa: E402
-from deploy.model.fleet import FleetErrors  # noqa: E402
+from deploy.errors import FleetError, FleetErrors  # noqa: E402
 from deploy.procedures.apply import apply as apply_fleet  # noqa: E402
 from deploy.procedures.diffs import diffs  # noqa: E402
 from deploy.procedures.initialise import initialise  # noqa: E402
 from deploy.procedures.session import session  # noqa: E402
+from deploy.procedures.status import status as ask_status  # noqa: E402
+from deploy.procedures.verify import run_suite  # noqa: E402
 from lab.cli import app as lab_app  # noqa: E402
 
 CHANGES = 2
@@ -152,11 +155,36 @@ def _say_applied(
     out.print(f"Apply {state}: {what}. [dim]({times})[/dim]", highlight=False)
 
 
+@app.command()
+def status(
+    inventory: Inventory, as_json: Json = False,
+    wait: Annotated[float, typer.Option(help="Seconds to go on asking until all is well.", min=0)] = 0.0,
+) -> None:  # fmt: skip
+    """Ask every health check of the catalog. Exit 0: all is well, 1: something is not."""
+    with _reported(as_json):
+        fleet, results = ask_status(folder(inventory), wait)
+        if as_json:
+            print(json.dumps({"checks": [asdict(result) for result in results]}, indent=2))
+        else:
+            view.show_waivers(out, fleet)
+            view.show_status(out, results)
+        if not all(result.well for result in results):
+            raise typer.Exit(1)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def verify(context: typer.Context, inventory: Inventory) -> None:
+    """Prove with testinfra, on the running hosts, that the fleet is what the catalog says. Reads only.
+
+    What follows the inventory goes to pytest: `fleet verify production -- -k certificates -x`.
+    """
+    with _reported():
+        raise typer.Exit(run_suite(folder(inventory), context.args))
+
+
 @secrets_app.command("init")
 def secrets_init(inventory: Inventory, identity: Identity = None) -> None:
     """Make the secrets that are missing and, the first time, the CA. What exists is kept."""
-    from deploy.converge.inventory import folder
-
     with _reported():
         made = initialise(folder(inventory), identity)
         out.print(f"{len(made.secrets)} secrets made, CA {'made' if made.authority else 'kept'}.", highlight=False)

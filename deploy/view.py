@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from deploy.converge.health import Result
 from deploy.converge.step import Step
 from deploy.errors import FleetError
 from deploy.model.fleet import Fleet
@@ -73,12 +74,26 @@ def show_errors(console: Console, errors: Iterable[FleetError]) -> None:
         console.print(f"[red]error[/red] {escape(error.message())}", soft_wrap=True, highlight=False)
 
 
+def show_status(console: Console, results: Sequence[Result]) -> None:
+    """The health table, and how many are well."""
+    table = Table("service", "host", "port", "endpoint", "health", "time", "detail", box=None)
+    for result in results:
+        state = "[green]well[/green]" if result.well else "[red]UNWELL[/red]"
+        table.add_row(
+            result.label, result.host, str(result.port), result.endpoint, state, f"{result.seconds * 1000:.0f} ms",
+            escape(result.detail if not result.well else ""),
+        )  # fmt: skip
+    console.print(table)
+    well = sum(result.well for result in results)
+    console.print(f"{well} of {len(results)} checks are well.", highlight=False)
+
+
 class Progress:
     """A live table of hosts and steps in a terminal; a line for each step elsewhere."""
 
     def __init__(self, console: Console, hosts: Iterable[str]) -> None:
         self._console = console
-        self._rows = {host: ["", "", 0] for host in hosts}
+        self._rows = dict.fromkeys(hosts, ("", "", 0))
         self._live = Live(self._table(), console=console, refresh_per_second=4, transient=True)
         self._terminal = console.is_terminal
 
@@ -94,10 +109,9 @@ class Progress:
             self._live.stop()
 
     def __call__(self, host: str, step: Step, event: str) -> None:
-        row = self._rows[host]
-        row[0], row[1] = step.role, step.key
+        done = self._rows[host][2] + (event == "done")
+        self._rows[host] = (step.role, step.key, done)
         if event == "done":
-            row[2] = int(row[2]) + 1
             if not self._terminal:
                 self._console.print(f"{host}  {step.step.value:7}  {step.key}  {step.summary}", soft_wrap=True,
                                     markup=False, highlight=False)  # fmt: skip
@@ -107,5 +121,5 @@ class Progress:
     def _table(self) -> Table:
         table = Table("host", "role", "step", "done", box=None)
         for host, (role, key, done) in self._rows.items():
-            table.add_row(host, str(role), str(key), str(done))
+            table.add_row(host, role, key, str(done))
         return table

@@ -131,6 +131,13 @@ def children(layout: Layout, *parts: str) -> list[str]:
     return sorted(names)
 
 
+def remove_tree(layout: Layout) -> None:
+    """Remove the top of our tree, unless a lab is in it (or is just coming up: so not what is below)."""
+    for path in layout.paths():
+        with contextlib.suppress(OSError):
+            path.rmdir()
+
+
 def kill(layout: Layout, *parts: str, seconds: float = 20) -> None:
     """SIGKILL all in a cgroup, and wait until none is left. Raises LabError if some stay."""
 

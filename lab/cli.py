@@ -75,6 +75,9 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         except LabError as error:
             err.print(f"[bold red]error[/] {escape(str(error))}", highlight=False)
             raise typer.Exit(1) from None
+        except OSError as error:
+            err.print(f"[bold red]error[/] this machine: {escape(str(error))}", highlight=False)
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             err.print("interrupted: `fleet lab up` goes on from here, `fleet lab down` removes all")
             raise typer.Exit(130) from None

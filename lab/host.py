@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lab import cgroups, disk
+from lab import cgroups, disk, machine
 from lab.errors import LabError
 from lab.inside import PATH, layout, pid, systemd_state
 from lab.paths import HostPaths, LabPaths
@@ -28,6 +28,8 @@ _LAUNCHER = Path(__file__).with_name("launch.sh")
 
 def active(spec: LabSpec, host: str) -> bool:
     """Whether any process of the host is there: it may be booting or ending."""
+    if machine.foreign(spec):
+        return False
     return bool(cgroups.pids(layout(), spec.bridge, host)) or bool(_supervisors(spec, host))
 
 
@@ -107,7 +109,7 @@ def wait_started(
     polls = itertools.count()
 
     def ended() -> bool:
-        return paths.status.read_text().startswith("exited")
+        return _status(paths).startswith("exited")
 
     def ready() -> bool:
         init = pid(spec, host)
@@ -124,7 +126,7 @@ def wait_started(
     if ended():
         raise LabError(
             host,
-            f"the container ended: {paths.status.read_text().strip()}{_console(paths)}",
+            f"the container ended: {_status(paths)}{_console(paths)}",
             "a booted host",
             f"read {paths.log}",
         )
@@ -136,6 +138,13 @@ def wait_started(
             f"sshd on {spec.address(host)}:22",
             f"fleet lab exec {host} -- systemctl --failed",
         )
+
+
+def _status(paths: HostPaths) -> str:
+    try:
+        return paths.status.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _console(paths: HostPaths, lines: int = 12) -> str:
@@ -193,6 +202,8 @@ def stop(spec: LabSpec, host: str, seconds: float = STOP_SECONDS) -> bool:
 
 def power_cut(spec: LabSpec, host: str, seconds: float = 20) -> bool:
     """SIGKILL the host's init, and so all in it; the disk stays. True if it ran."""
+    if machine.foreign(spec):
+        return False
     here = layout()
     ran = active(spec, host)
     if init := pid(spec, host):

@@ -16,6 +16,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 
 from lab import aptconf
 from lab.errors import LabError
@@ -153,8 +154,8 @@ def _build(suite: str, temp: Path, log: Path) -> None:
     for name, text in certificates.items():
         (folder / name).write_text(text)
     hooks = [
-        *(f"copy-in {folder / name} /usr/local/share/ca-certificates" for name in certificates),
-        *(f'test -e "$1{key}" || install -D -m 644 {key} "$1{key}"' for key in sources.keyrings),
+        *(f"copy-in {quote(str(folder / name))} /usr/local/share/ca-certificates" for name in certificates),
+        *(f'install -D -m 644 {key} "$1"{key}' for key in map(quote, map(str, sources.keyrings))),
         f'install -m 644 {folder / "lab-apt"} "$1/etc/apt/apt.conf.d/50lab"',
         f'{folder / "customize"} "$1"',
     ]

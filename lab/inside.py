@@ -10,11 +10,11 @@ import subprocess
 from collections.abc import Sequence
 from functools import cache
 
-from lab import cgroups
+from lab import cgroups, machine
 from lab.cgroups import EXEC, Layout
 from lab.errors import LabError
 from lab.spec import LabSpec
-from lab.system import PROC
+from lab.system import PROC, wait_until
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -28,7 +28,7 @@ def layout() -> Layout:
 def pid(spec: LabSpec, host: str) -> int | None:
     """PID 1 of the host as this machine sees it; None when it does not run."""
     spec.check_host(host)
-    return cgroups.init_pid(layout(), spec.bridge, host)
+    return None if machine.foreign(spec) else cgroups.init_pid(layout(), spec.bridge, host)
 
 
 def enter_argv(spec: LabSpec, host: str, argv: Sequence[str], environ: dict[str, str] | None = None) -> list[str]:
@@ -75,14 +75,42 @@ def execute(
         try:
             out, err = process.communicate(data, timeout)
         except BaseException as error:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _end(process)
             if isinstance(error, subprocess.TimeoutExpired):
                 raise LabError(host, f"not done after {timeout:g} s: {shlex.join(argv)}") from None
             raise
     return subprocess.CompletedProcess(
         list(argv), process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
     )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL what nsenter started, in its process group; nsenter then reaps it and ends.
+
+    Were nsenter killed too, its child would be left to this machine's init, out of reach of the
+    host's: a host with a zombie that nobody reaps cannot power off.
+    """
+
+    def ended() -> bool:
+        for pid in _group(process.pid) or [process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return process.poll() is not None
+
+    wait_until(ended, 10)
+
+
+def _group(leader: int) -> list[int]:
+    """Processes of a process group but its leader."""
+    found = []
+    for entry in PROC.iterdir():
+        if entry.name.isdigit() and int(entry.name) != leader:
+            with contextlib.suppress(OSError):
+                # pid (name) state ppid pgrp: the name may hold anything, even brackets
+                fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+                if int(fields[2]) == leader and fields[0] != "Z":
+                    found.append(int(entry.name))
+    return found
 
 
 def systemd_state(spec: LabSpec, host: str) -> str:

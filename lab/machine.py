@@ -45,12 +45,18 @@ def notes() -> list[dict[str, str]]:
     return [note for note in found if note.get("boot") == boot_id()]
 
 
+def foreign(spec: LabSpec) -> bool:
+    """Whether the lab's bridge is up for another lab: then no host on it is this lab's."""
+    note = read_json(_labs() / f"{spec.bridge}.json")
+    return note.get("boot") == boot_id() and note.get("base") != str(LabPaths.of(spec).base)
+
+
 def enter(spec: LabSpec) -> None:
     """Note the lab and raise the kernel parameters. Raises LabError if its bridge or name is taken."""
     base = str(LabPaths.of(spec).base)
     with _locked():
         for note in notes():
-            if note["bridge"] == spec.bridge and note["base"] != base:
+            if note["bridge"] == spec.bridge and foreign(spec):
                 raise LabError(
                     f"bridge {spec.bridge}",
                     f"another lab uses it: {note['base']}",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 
-from lab import disk
+from lab import disk, image
 from lab.errors import LabError
 from lab.paths import LabPaths
 from lab.spec import LabSpec
@@ -42,6 +42,8 @@ def restore(spec: LabSpec, host: str, name: str, mtu: int) -> None:
         )
     if data["suite"] != spec.suite:
         raise LabError(name, f"the snapshot is of {data['suite']}", spec.suite)
+    if not image.path_of(data["image"]).is_dir():
+        raise LabError(name, f"the base image {data['image']} that it stands on is gone", "", "take it anew")
     disk.wipe(spec, host)
     disk.ensure(spec, host, data["image"], mtu, list(data["layers"]))
 

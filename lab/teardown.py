@@ -33,8 +33,8 @@ def down(spec: LabSpec, progress: Progress | None = None, *, keep: bool = False)
         for note in notes:  # its lab.toml may have been changed since it came up
             if note["base"] == mine and note["bridge"] != spec.bridge:
                 _down(_of_note(note), report, keep=keep)
-        if any(note["bridge"] == spec.bridge and note["base"] != mine for note in notes):
-            return  # the bridge is up for a lab of another state root
+        if machine.foreign(spec):
+            return  # what is up on this bridge is not this lab's
         _down(spec, report, keep=keep)
 
 
@@ -62,8 +62,7 @@ def _down(spec: LabSpec, report: Reporter, *, keep: bool) -> None:
     image.sweep_if_idle()
     network.remove(spec)
     cgroups.remove(here, spec.bridge)
-    if not cgroups.children(here):
-        cgroups.remove(here)
+    cgroups.remove_tree(here)
     machine.leave(spec.bridge)
 
 

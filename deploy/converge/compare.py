@@ -299,7 +299,9 @@ def _certificate(item: want.Certificate, seen: Snapshot, authority: str) -> Outc
     kind = key_type(have.pem)
     if kind != item.key_type:
         reasons.append(f"key {kind} -> {item.key_type}")
-    if info.not_after - datetime.now(UTC) < timedelta(days=item.renew_days):
+    # A certificate that ends with its CA cannot be had for longer: that takes a new CA, not another certificate.
+    longest = describe(authority).not_after - timedelta(hours=1)
+    if info.not_after - datetime.now(UTC) < timedelta(days=item.renew_days) and info.not_after < longest:
         reasons.append(f"ends {info.not_after:%Y-%m-%d}")
     if reasons:
         return StepClass.WRITE, "issue again: " + ", ".join(reasons), ""

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from pyinfra.api import Host, State
 
-from deploy.converge import checks, compare, desired, look, remote, shell
+from deploy.converge import checks, compare, desired, guard, look, remote, shell
 from deploy.converge.issue import issue
 from deploy.converge.step import Step
 from deploy.converge.together import together
@@ -144,6 +144,7 @@ class Run:
             scripted = [step for step in steps if step.script]
             if scripted:
                 self._run(name, scripted)
+                guard.confirm(self.hosts[name], scripted)
         except FleetError as error:
             self.failures.append(error)
             for step in steps:
@@ -154,7 +155,7 @@ class Run:
             self.listener(name, step, "done")
 
     def _run(self, name: str, steps: list[Step]) -> None:
-        reply = remote.run(self.hosts[name], shell.batch(steps))
+        reply = remote.run(self.hosts[name], shell.batch(steps, guard.armed))
         failure = shell.failure(reply.stdout)
         if failure is None:
             return

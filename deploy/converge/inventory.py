@@ -12,7 +12,7 @@ from pyinfra.context import ctx_config, ctx_state
 from pyinfra_cli.inventory import make_inventory
 
 from deploy.converge.desired import ROOT, secret_specs
-from deploy.converge.engine import Keys, Run
+from deploy.converge.engine import Keys
 from deploy.converge.together import together
 from deploy.errors import FleetError
 from deploy.model import checks, fleet

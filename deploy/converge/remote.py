@@ -44,7 +44,7 @@ def run(host: Host, script: str, seconds: int = LIMIT_SECONDS) -> Reply:
             subject="connection",
             found=f"{type(error).__name__}: {error}",
             expected=f"an answer within {seconds} s",
-            hint="see that the host is up and reachable, then run again: nothing is left half-done that apply cannot finish",
+            hint="see that the host is up and reachable, then run again: apply finishes what was begun",
         ) from None
     reply = Reply(ok, list(output.stdout_lines), list(output.stderr_lines))
     refused = next((line for line in reply.stderr if line.startswith("sudo:") or "not in the sudoers" in line), "")

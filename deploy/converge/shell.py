@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from deploy.converge.look import ACT_LOCK
@@ -184,22 +184,20 @@ class Failure:
     words: str
 
 
-def batch(steps: Iterable[Step]) -> str:
+def batch(steps: Iterable[Step], script_of: Callable[[Step], str] = lambda step: step.script) -> str:
     """One script that does the steps in order and stops at the first that fails, saying which."""
     parts = [PREAMBLE]
     todo = list(steps)
     installs = [step for step in todo if isinstance(step.resource, want.Package)]
     if installs:
-        parts.append(_guarded(installs[0].key, packages(installs)))
-    for step in todo:
-        if step not in installs and step.script:
-            parts.append(_guarded(step.key, step.script))
+        parts.append(_step(installs[0].key, packages(installs)))
+    parts += [_step(step.key, script_of(step)) for step in todo if step not in installs and step.script]
     parts.append("echo '@@all done'")
     body = "\n".join(parts)
     return f"act() {{\n{body}\n}}\nact </dev/null\n"
 
 
-def _guarded(key: str, script: str) -> str:
+def _step(key: str, script: str) -> str:
     label = shlex.quote(key)
     # The subshell is not in a condition: there `set -e` would be without effect.
     return (
@@ -210,7 +208,8 @@ def _guarded(key: str, script: str) -> str:
 
 def failure(output: Sequence[str]) -> Failure | None:
     """The step at which a batch stopped, from its output; None when it was all done."""
-    key, words = "", []
+    key = ""
+    words: list[str] = []
     for line in output:
         if line.startswith("@@step "):
             key, words = line.removeprefix("@@step "), []

@@ -221,8 +221,8 @@ class WaiverSetting(Section):
 class HostFacts(Section):
     """What is known of a host before it is looked at."""
 
-    address: str | None = Field(None, description="Address that other hosts use; default: ssh_hostname")
-    memory: Size | None = Field(None, description="Memory, to check sizes before the host is reachable")
+    address: str | None = Field(default=None, description="Address that other hosts use; default: ssh_hostname")
+    memory: Size | None = Field(default=None, description="Memory, to check sizes before the host is reachable")
 
 
 class Settings(Section):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyinfra.api import State
+from pyinfra.api import Host, State
 from pyinfra.context import ctx_state
 
 from deploy.converge import lock
@@ -77,7 +77,7 @@ def _disconnect(state: State) -> None:
             host.disconnect()
 
 
-def _limit(limit: str | None, hosts: set[str], groups: dict[str, list[object]]) -> frozenset[str]:
+def _limit(limit: str | None, hosts: set[str], groups: Mapping[str, Sequence[Host]]) -> frozenset[str]:
     if not limit:
         return frozenset(hosts)
     chosen: set[str] = set()
@@ -85,7 +85,7 @@ def _limit(limit: str | None, hosts: set[str], groups: dict[str, list[object]]) 
         if word in hosts:
             chosen.add(word)
         elif word in groups:
-            chosen |= {str(getattr(host, "name", host)) for host in groups[word]}
+            chosen |= {host.name for host in groups[word]}
         else:
             raise FleetError(
                 subject="--limit",

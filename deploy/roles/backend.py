@@ -66,7 +66,11 @@ def code(ctx: Context) -> Iterator[Resource]:
 if [ ! -x {target}/bin/omegaup-grader ]; then
   rm -rf -- {target}
   python3 -m venv --system-site-packages {target}
-  {target}/bin/pip install -q --no-deps --no-index --no-build-isolation --no-cache-dir --no-compile {source} 2>&1 | tail -n 5
+  # Built elsewhere: setuptools would leave a build folder in the source and put old modules into later releases.
+  build=$(mktemp -d)
+  cp -r {source}/. "$build"
+  {target}/bin/pip install -q --no-deps --no-index --no-build-isolation --no-compile "$build"
+  rm -rf -- "$build"
   {target}/bin/python -m compileall -q {target}/lib
   test -x {target}/bin/omegaup-grader
 fi

@@ -32,7 +32,10 @@ wanted=$(unshare -n sh -c 'nft -f {NFT_FILE} && nft -s list ruleset')
 live=$(nft -s list ruleset)
 if [ "$live" = "$wanted" ]; then printf 'ruleset\\tas in {NFT_FILE}\\n'
 else
-  first=$(printf '%s\\n' "$wanted" | {{ t=$(mktemp); cat >"$t"; printf '%s\\n' "$live" | diff - "$t" | grep '^[<>]' | head -n 1; rm -f "$t"; }})
+  t=$(mktemp)
+  printf '%s\\n' "$wanted" >"$t"
+  first=$(printf '%s\\n' "$live" | diff - "$t" | grep -m 1 '^[<>]') || true
+  rm -f "$t"
   printf 'ruleset\\tdiffers: %s\\n' "$first"
 fi
 """,

@@ -1,15 +1,217 @@
-"""Stub."""
+"""RabbitMQ: the broker, its running values, and its first user. What lies in it is in rabbitmq_topology.
 
-from collections.abc import Iterable
+One member now. A cluster is the same on each member: cluster_formation names all of them, and the first declares.
 
+The broker is asked through Erlang's own protocol (erl_call, 10 ms, the cookie as credential): that answers whatever
+has been done to users, passwords and plugins. It is changed through its documented ways: the management API,
+rabbitmqctl, rabbitmq-plugins, and the import of definitions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from deploy.model.catalog import SERVICES
 from deploy.model.fleet import Context
-from deploy.model.resources import Resource
+from deploy.model.resources import Directory, File, Package, Parameter, Phase, Query, Resource, StepClass, Unit
+from deploy.model.secrets import SecretSpec
+from deploy.roles import rabbitmq_topology as topology
+from deploy.roles.rabbitmq_topology import ADMIN, API, CURL_FILE, DEFINITIONS, UNIT, ask
+
+CONF = "/etc/rabbitmq/rabbitmq.conf"
+ENV = "/etc/rabbitmq/rabbitmq-env.conf"
+COOKIE = "/var/lib/rabbitmq/.erlang.cookie"
+LIMITS = f"/etc/systemd/system/{UNIT}.d/60-fleet.conf"
+MONITORING_FILE = "/etc/fleet/rabbitmq.auth"
+"""`user:password` of the user that may only look."""
+
+PLUGINS = ("rabbitmq_management",)
+ACTIVE = ("rabbitmq_management", "rabbitmq_management_agent", "rabbitmq_web_dispatch")
+"""RabbitMQ's own plugins that run when PLUGINS are enabled."""
+
+SECRETS: Mapping[str, SecretSpec] = {
+    "rabbitmq/cookie": SecretSpec("cookie", "RabbitMQ: what members and the command line prove themselves with"),
+    "rabbitmq/admin": SecretSpec("password", "RabbitMQ: the deployment's own user, on the host itself"),
+    "rabbitmq/app": SecretSpec("password", "RabbitMQ: the application's user"),
+    "rabbitmq/monitoring": SecretSpec("password", "RabbitMQ: health checks and metrics"),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A setting of rabbitmq.conf and the value that the broker runs with.
+
+    read: Erlang for the running value, `live` what that prints when it is as in the file. act: how the value is set
+    while the broker runs; none means by a restart.
+    """
+
+    name: str
+    value: str
+    read: str = ""
+    live: str = ""
+    act: str = ""
+
+
+def lines(ctx: Context) -> Iterator[Line]:
+    """rabbitmq.conf, in its order."""
+    settings = ctx.settings.rabbitmq
+    amqp = str(SERVICES["rabbitmq"].port("amqp").number)
+    management = str(SERVICES["rabbitmq"].port("management").number)
+    relative = repr(settings.vm_memory_high_watermark)
+    disk = settings.disk_free_limit
+    timeout = str(int(settings.consumer_timeout * 1000))
+
+    def env(name: str, value: str) -> Line:
+        return Line(name, value, f"Show(Env({name}))", value)
+
+    yield Line(
+        "listeners.tcp.default", amqp,
+        '[lists:join(" ", [Show(P) || {listener, N, amqp, _, _, P, _} <- rabbit_networking:active_listeners(), N =:= node()])]',
+        amqp,
+    )  # fmt: skip
+    yield Line(
+        "management.tcp.port", management,
+        "case lists:member(rabbitmq_management, rabbit_plugins:active()) of\n"
+        f'  false -> "{management}";\n'
+        "  true -> Show(proplists:get_value(port, application:get_env(rabbitmq_management, tcp_config, [])))\n"
+        "end",
+        management,
+    )  # fmt: skip
+    # The deployment's user is known to the host itself only, by AMQP as well as by HTTP.
+    yield Line(
+        "loopback_users.guest", "true", 'lists:join(" ", lists:sort(Env(loopback_users)))', f"{ADMIN} guest"
+    )  # fmt: skip
+    yield Line(f"loopback_users.{ADMIN}", "true")
+    # With definitions to load the broker never makes the user guest.
+    yield Line("load_definitions", DEFINITIONS, "Env(load_definitions)", DEFINITIONS)
+    yield Line(
+        "vm_memory_high_watermark.relative", relative, "Show(vm_memory_monitor:get_vm_memory_high_watermark())",
+        relative, f"rabbitmqctl -q set_vm_memory_high_watermark {relative} </dev/null",
+    )  # fmt: skip
+    yield Line(
+        "disk_free_limit.absolute", f"{disk // 1000**3}GB" if disk % 1000**3 == 0 else str(disk),
+        "Show(rabbit_disk_monitor:get_disk_free_limit())", str(disk),
+        f"rabbitmqctl -q set_disk_free_limit {disk} </dev/null",
+    )  # fmt: skip
+    yield env("channel_max", str(settings.channel_max))
+    yield env("heartbeat", str(settings.heartbeat))
+    yield env("max_message_size", str(settings.max_message_size))
+    yield env("consumer_timeout", timeout)
+    yield env("cluster_partition_handling", "pause_minority")
+    # Read by a member without data only, so nothing that runs can differ from it.
+    members = ctx.fleet.members("rabbitmq")
+    yield Line("cluster_formation.peer_discovery_backend", "classic_config")
+    yield Line("cluster_formation.target_cluster_size_hint", str(len(members)))
+    for number, member in enumerate(members, 1):
+        yield Line(f"cluster_formation.classic_config.nodes.{number}", node(member.name))
+
+
+def node(host: str) -> str:
+    return f"rabbit@{host}"
+
+
+def first(ctx: Context) -> bool:
+    """Whether this member declares what all of them share."""
+    return ctx.fleet.members("rabbitmq")[0].name == ctx.host.name
 
 
 def desired(ctx: Context) -> Iterable[Resource]:
-    return ()
+    yield Package(name="rabbitmq-server")
+    yield _untouched(ctx)
+    # Not the broker's: what lies here is run by root.
+    yield Directory(path="/etc/rabbitmq")
+    yield from _files(ctx)
+    yield Unit(name="epmd.socket")
+    yield Unit(name=UNIT, rolling=True, restart_files=(ENV, COOKIE, LIMITS))
+    yield _application(ctx)
+    yield from _running(ctx)
+    if first(ctx):
+        yield from topology.desired(ctx)
 
 
-from deploy.model.secrets import SecretSpec
+def _files(ctx: Context) -> Iterator[Resource]:
+    yield File(path=ENV, content=ctx.render("rabbitmq/rabbitmq-env.conf.j2", node=node(ctx.host.name), port=_port()))
+    yield File(
+        path="/etc/rabbitmq/enabled_plugins", content=f"[{','.join(PLUGINS)}].\n",
+    )  # fmt: skip
+    yield File(
+        path=CONF, content=ctx.render("rabbitmq/rabbitmq.conf.j2", lines=list(lines(ctx))), group="rabbitmq",
+        mode=0o640, check=ctx.render("rabbitmq/check.sh.j2"),
+    )  # fmt: skip
+    yield File(
+        path=DEFINITIONS, content=json.dumps(topology.first_definitions(ctx), indent=2, sort_keys=True) + "\n",
+        group="rabbitmq", mode=0o640, secret=True,
+    )  # fmt: skip
+    yield File(
+        path=COOKIE, content=ctx.secret("rabbitmq/cookie"), owner="rabbitmq", group="rabbitmq", mode=0o400,
+        secret=True,
+    )  # fmt: skip
+    yield Directory(path=f"/etc/systemd/system/{UNIT}.d")
+    yield File(path=LIMITS, content=ctx.render("rabbitmq/limits.conf.j2", nofile=ctx.settings.base.service_nofile))
+    yield File(
+        path=CURL_FILE, content=f'user = "{ADMIN}:{ctx.secret("rabbitmq/admin")}"\n', mode=0o400, secret=True
+    )  # fmt: skip
+    yield File(
+        path=MONITORING_FILE, content=f"monitoring:{ctx.secret('rabbitmq/monitoring')}\n", mode=0o400, secret=True
+    )  # fmt: skip
+    yield File(
+        path=API, mode=0o755,
+        content=ctx.render(
+            "rabbitmq/api.j2", curl=CURL_FILE, port=SERVICES["rabbitmq"].port("management").number
+        ),
+    )  # fmt: skip
 
-SECRETS = {"rabbitmq/app": SecretSpec("password", "RabbitMQ: the application's user")}
+
+def _port() -> int:
+    return SERVICES["rabbitmq"].port("distribution").number
+
+
+def _query(name: str, ctx: Context, **values: object) -> Query:
+    return Query(f"rabbitmq-{name}", ask(_port(), ctx.render(f"rabbitmq/{name}.erl.j2", **values)), UNIT)
+
+
+def _state(ctx: Context) -> Query:
+    return _query("application", ctx, definitions=DEFINITIONS)
+
+
+def _untouched(ctx: Context) -> Parameter:
+    """Before the files: a broker that runs without our configuration is stopped, if there is nothing in it.
+
+    It is there when the host went down in the middle of an installation: the package enables the unit. One that will
+    not take the cookie of the file cannot be asked, and is left to the cookie's own file.
+    """
+    return Parameter(
+        query=_state(ctx), name="configuration", want="loaded", at_start=True, phase=Phase.ACCOUNTS,
+        step=StepClass.RESTART, rolling=False,
+        act=f"""\
+found=$({ask(_port(), ctx.render("rabbitmq/untouched.erl.j2"))}
+) || exit 0
+if [ "$found" != empty ]; then
+  echo "a broker runs here that was not configured by this deployment, and it is in use: $found"
+  exit 1
+fi
+systemctl stop {UNIT} 9>&-""",
+    )  # fmt: skip
+
+
+def _application(ctx: Context) -> Parameter:
+    return Parameter(
+        query=_state(ctx), name="application", want="running", at_start=True, phase=Phase.UNITS,
+        act="rabbitmqctl -q start_app </dev/null\nrabbitmqctl -q await_startup --timeout 60 </dev/null",
+    )  # fmt: skip
+
+
+def _running(ctx: Context) -> Iterator[Resource]:
+    shown = [line for line in lines(ctx) if line.read]
+    query = _query("node", ctx, lines=shown)
+    yield Parameter(
+        query=query, name="plugins", want=" ".join(ACTIVE), at_start=True,
+        act=f"rabbitmq-plugins -q set {' '.join(PLUGINS)} </dev/null",
+    )  # fmt: skip
+    for line in shown:
+        yield Parameter(
+            query=query, name=line.name, want=line.live, at_start=True, act=line.act,
+            step=StepClass.HOT if line.act else StepClass.RESTART,
+        )  # fmt: skip

@@ -1,7 +1,7 @@
 """Redis: `cache`, which evicts, and `sessions`, which never does; one primary and its replicas each.
 
-Redis rewrites its configuration (REPLICAOF, CONFIG REWRITE, later Sentinel), so each instance has two files: state.conf,
-written once and then Redis's own, and managed.conf, ours, loaded last and therefore stronger.
+Redis rewrites its configuration (CONFIG REWRITE, later Sentinel), so each instance has two files: state.conf, written
+once and then Redis's own, and managed.conf, ours, loaded last and therefore stronger.
 """
 
 from __future__ import annotations
@@ -26,14 +26,12 @@ SECRETS: Mapping[str, SecretSpec] = {
     "redis/app": SecretSpec("password", "Redis: frontend, broadcaster"),
 }
 
-USERS = {
-    "fleet": ("redis/admin", "~* &* +@all"),
-    "replica": ("redis/replica", "resetchannels -@all +psync +replconf +ping"),
-    "app": (
-        "redis/app",
-        "~* &* -@all +@read +@write +@connection +@transaction +@scripting +@pubsub -@dangerous +info +ping",
-    ),
+APP_COMMANDS = "+get +set +del +unlink +scan +eval +evalsha +incr +expire +ttl +exists +ping +echo"
+APP_KEYS = {
+    "cache": "~problem:* ~scoreboard:* ~ratelimit:* ~school_rank:* ~tags:*",
+    "sessions": "~session:*",
 }
+"""The spec's key patterns: the application cannot touch anything else."""
 
 RESTART_ONLY = frozenset({"tcp-backlog", "databases"})
 """Parameters that CONFIG SET refuses (measured on 7.0.15)."""
@@ -90,7 +88,7 @@ def _instance(ctx: Context, instance: str) -> Iterator[Resource]:
     )  # fmt: skip
     yield File(
         path=f"{folder}/users.acl",
-        content="".join(f"user {name} {rules}\n" for name, rules in acl(ctx).items()),
+        content="".join(f"user {name} {rules}\n" for name, rules in acl(ctx, instance).items()),
         owner="root", group="redis", mode=0o640, secret=True,
     )  # fmt: skip
     yield File(
@@ -104,13 +102,18 @@ def _instance(ctx: Context, instance: str) -> Iterator[Resource]:
     yield from _running(ctx, instance, port, values, folder)
 
 
-def acl(ctx: Context) -> dict[str, str]:
+def acl(ctx: Context, instance: str) -> dict[str, str]:
     """User -> rules, as the ACL file has them."""
-    rules = {"default": "off sanitize-payload resetchannels -@all"}
-    for name, (secret, allowed) in USERS.items():
-        digest = hashlib.sha256(ctx.secret(secret).encode()).hexdigest()
-        rules[name] = f"on sanitize-payload #{digest} {allowed}"
-    return rules
+
+    def user(secret: str, allowed: str) -> str:
+        return f"on #{hashlib.sha256(ctx.secret(secret).encode()).hexdigest()} {allowed}"
+
+    return {
+        "default": "off resetchannels -@all",
+        "fleet": user("redis/admin", "~* &* +@all"),
+        "replica": user("redis/replica", "resetchannels -@all +psync +replconf +ping"),
+        "app": user("redis/app", f"{APP_KEYS[instance]} resetchannels -@all {APP_COMMANDS}"),
+    }
 
 
 def client(port: int) -> str:
@@ -126,7 +129,7 @@ def _running(ctx: Context, instance: str, port: int, values: Mapping[str, str], 
         f"config=$({cli} -e CONFIG GET {' '.join(values)})\n"
         f"replication=$({cli} -e INFO replication)\n"
         "printf '%s\\n' \"$config\" | paste -d '\\t' - -\n"
-        "printf '%s\\n' \"$replication\" | tr -d '\\r' | sed -n 's/^\\(role\\|master_host\\|master_link_status\\):/info-\\1\\t/p'",
+        "printf '%s\\n' \"$replication\" | tr -d '\\r' | sed -n 's/^\\(role\\|master_host\\):/info-\\1\\t/p'",
         unit,
     )
     for name, value in values.items():
@@ -158,7 +161,7 @@ def _users(instance: str, cli: str, unit: str, folder: str) -> Parameter:
         query=Query(
             f"redis-{instance}-acl",
             f"live=$({take})\n[ -f {record} ] || {{ printf 'users\\tnever loaded\\n'; exit 0; }}\n"
-            f"differ=$(printf '%s\\n' \"$live\" | diff {record} - | sed -n 's/^[<>] user \\([^ ]*\\).*/\\1/p' | sort -u)\n"
+            f"differ=$(printf '%s\\n' \"$live\" | diff {record} - | sed -n 's/^[<>] user \\([^ ]*\\).*/\\1/p')\n"
             f"if printf '%s\\n' \"$live\" | cmp -s {record} -; then printf 'users\\tas in {file}\\n'\n"
             "else printf 'users\\tdiffer: %s\\n' \"$(echo ${differ:-the file})\"; fi",
             unit,

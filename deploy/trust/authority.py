@@ -105,7 +105,7 @@ class Authority:
                 subject=str(directory),
                 found="no such directory",
                 expected="a certificate authority",
-                hint=f"Run `fleet pki init {directory.resolve().parent.name}`.",
+                hint=f"Run `fleet secrets init {directory.resolve().parent.name}`.",
             )
         hint = "Restore the directory from version control; a part of an authority cannot be made up for."
         blobs = {

@@ -6,21 +6,14 @@ import hashlib
 import hmac
 import secrets
 import string
-from dataclasses import dataclass
-from typing import Literal, Never
+from typing import Never
 
-from deploy.errors import FleetError
+from deploy.model.secrets import SecretSpec
 
 MASK = "********"
 
-SecretKind = Literal["password", "token", "cookie", "hex"]
-
 _ALPHANUMERIC = string.ascii_letters + string.digits
 _HASH_KEY = secrets.token_bytes(32)  # so that a hash, if it is ever printed, is no oracle for guesses
-
-MINIMUM_LENGTH = 32
-"""Characters. 128 bits in hexadecimal, 190 in the alphanumeric alphabet; also the longest password that MySQL
-accepts for a replication source (SOURCE_PASSWORD, 32 characters), hence the default as well."""
 
 
 class Secret:
@@ -81,28 +74,6 @@ class Secret:
 
 def _bytes(value: str) -> bytes:
     return value.encode("utf-8", errors="surrogatepass")
-
-
-@dataclass(frozen=True)
-class SecretSpec:
-    """What a secret must be like when it has to be made.
-
-    kind: ``password``, ``token``, ``cookie`` use [A-Za-z0-9], starting with a letter; ``hex`` uses [0-9a-f].
-    length: characters, at least 32. purpose: one line for people; not secret.
-    """
-
-    kind: SecretKind
-    purpose: str = ""
-    length: int = MINIMUM_LENGTH
-
-    def __post_init__(self) -> None:
-        if self.length < MINIMUM_LENGTH:
-            raise FleetError(
-                subject=f"secret for {self.purpose or self.kind}",
-                found=f"length {self.length}",
-                expected=f"at least {MINIMUM_LENGTH} characters",
-                hint="Leave the length out to get the default.",
-            )
 
 
 def generate(spec: SecretSpec) -> Secret:

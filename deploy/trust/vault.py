@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from deploy.errors import FleetError
+from deploy.model.secrets import SecretSpec
 from deploy.trust import files
 from deploy.trust.identities import Identity
 from deploy.trust.recipients import Recipient, parse_recipients, read_sidecar, write_sidecar
 from deploy.trust.sealing import seal, unseal
-from deploy.trust.secret import Secret, SecretSpec, generate
+from deploy.trust.secret import Secret, generate
 
 VERSION = 1
 _NAME = re.compile(r"[a-z0-9]+(?:[._/-][a-z0-9]+)*")
@@ -160,7 +161,7 @@ class Vault:
                 subject=f"secret {name!r}",
                 found=f"not among the {len(self._entries)} secrets of {self.path}",
                 expected="a stored secret",
-                hint=f"Run `fleet secrets ensure {self.path.resolve().parent.name}` to make what is missing.",
+                hint=f"Run `fleet secrets init {self.path.resolve().parent.name}` to make what is missing.",
             ) from None
 
 

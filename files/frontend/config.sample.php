@@ -18,7 +18,8 @@ define('REDIS_SESSIONS_PASS', 'change-me-too');
 // define('REDIS_SESSIONS_USER', 'frontend');        // default: REDIS_USER
 // define('REDIS_TLS', false);                       // true: both instances, with our certificate; the host name is verified
 
-// MariaDB or MySQL, as host or host:port (default 3306). Needs SELECT on Schools (sql/frontend.sql).
+// MariaDB or MySQL, as host or host:port (default 3306); 'localhost' would mean a Unix socket: write
+// 127.0.0.1. Needs SELECT on Schools (sql/frontend.sql).
 define('OMEGAUP_DB_HOST', 'mysql:3306');
 define('OMEGAUP_DB_USER', 'omegaup_frontend');
 define('OMEGAUP_DB_PASS', 'change-me');

@@ -10,6 +10,7 @@ final class Certificates
     public const EXCHANGE = 'certificates';
     public const ROUTING_KEY = 'ContestQueue';
     private const MAX_RANKING = 20000;
+    private const LARGEST = 2147483647;
 
     /**
      * @param array<mixed> $input
@@ -21,7 +22,7 @@ final class Certificates
         RabbitMQConnection::publish(self::EXCHANGE, self::ROUTING_KEY, [
             'type' => 'generate_certificates',
             'contest_id' => self::integer($input, 'contest_id', 1),
-            'certificate_cutoff' => self::integer($input, 'certificate_cutoff', 0),
+            'certificate_cutoff' => self::integerOrNull($input, 'certificate_cutoff', 0),
             'ranking' => self::ranking($input['ranking'] ?? null),
             'timestamp' => time(),
         ]);
@@ -39,15 +40,26 @@ final class Certificates
     }
 
     /** @param array<mixed> $input */
-    private static function integer(array $input, string $name, int $minimum): int
+    private static function integer(array $input, string $name, int $minimum, string $where = ''): int
     {
         $value = $input[$name] ?? null;
-        return is_int($value) && $value >= $minimum
+        return is_int($value) && $value >= $minimum && $value <= self::LARGEST
             ? $value
-            : throw new HttpException(422, "$name: expected an integer, at least $minimum");
+            : throw new HttpException(422, "$where$name: expected an integer in $minimum.." . self::LARGEST);
     }
 
-    /** @return list<array{username: string, place: int}> */
+    /**
+     * Null where there is none: no place is certified, or a contestant has none. It must be said, not left out.
+     *
+     * @param array<mixed> $input
+     */
+    private static function integerOrNull(array $input, string $name, int $minimum, string $where = ''): ?int
+    {
+        $none = array_key_exists($name, $input) && $input[$name] === null;
+        return $none ? null : self::integer($input, $name, $minimum, $where);
+    }
+
+    /** @return list<array{username: string, place: ?int}> */
     private static function ranking(mixed $rows): array
     {
         if (!is_array($rows) || !array_is_list($rows) || count($rows) > self::MAX_RANKING) {
@@ -59,8 +71,13 @@ final class Certificates
             if (!is_string($username) || preg_match('/\A[A-Za-z0-9_.:-]{1,100}\z/', $username) !== 1) {
                 throw new HttpException(422, "ranking[$i].username: expected a user name");
             }
-            $ranking[] = ['username' => $username, 'place' => self::integer($row, 'place', 1)];
+            // The u keeps PHP from turning the key "1" into a number.
+            if (isset($ranking["u$username"])) {
+                throw new HttpException(422, "ranking[$i].username: occurs twice");
+            }
+            $place = self::integerOrNull($row, 'place', 1, "ranking[$i].");
+            $ranking["u$username"] = ['username' => $username, 'place' => $place];
         }
-        return $ranking;
+        return array_values($ranking);
     }
 }

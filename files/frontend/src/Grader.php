@@ -87,7 +87,8 @@ final class Grader
             CURLE_OPERATION_TIMEDOUT => new HttpException(503, 'grader: timeout'),
             // 35 handshake, 58 our certificate, 60 (and 51) theirs, 77 the CA file: waiting does not mend these.
             35, 51, 58, 60, 77 => new HttpException(502, 'grader: TLS failure'),
-            // With TLS 1.3 a refused client certificate shows up only here, in the first read.
+            // With TLS 1.3 a refused client certificate shows up only here, as an alert or, when the peer's reset
+            // overtakes it, as a connection that was lost.
             CURLE_RECV_ERROR, CURLE_SEND_ERROR, CURLE_GOT_NOTHING =>
                 new HttpException(502, 'grader: ' . (Log::reason($error) === 'TLS failure' ? 'TLS failure' : 'connection lost')),
             default => new HttpException(502, 'grader: unavailable'),

@@ -23,6 +23,8 @@ final class Log
             preg_match('/WRONGPASS|NOAUTH|NOPERM|ACCESS_REFUSED|access denied|login was refused/i', $text) => 'access refused',
             preg_match('/getaddrinfo|not known|could not resolve|resolution/i', $text) => 'name not resolved',
             preg_match('/timed? ?out/i', $text) => 'timeout',
+            // What PHP's streams say when the handshake fails; "refused" here is no answer to a connection attempt.
+            preg_match('#ssl://\S+ \(Unknown error|refused: ssl://#', $text) => 'TLS failure',
             preg_match('/refused/i', $text) => 'connection refused',
             preg_match('/certificate|SSL|TLS|crypto/', $text) => 'TLS failure',
             preg_match('/LOADING|MASTERDOWN|READONLY|NOREPLICAS|OOM/', $text) => 'not ready',

@@ -77,6 +77,9 @@ final class RabbitMQConnection
             $channel->wait_for_pending_acks_returns(self::TIMEOUT_SECONDS);
         } catch (\Exception $error) {
             Log::failure('rabbitmq', $error);
+            // Do not wait for a broker that does not answer (an alarm blocks publishers) to say goodbye too.
+            self::$instance?->connection->set_close_on_destruct(false);
+            self::$instance = null;
             // A channel that the broker closes (no such exchange, no permission) has taken nothing.
             $closed = $error instanceof \PhpAmqpLib\Exception\AMQPProtocolChannelException;
             throw new PublishException(Log::reason($error), $sent && !$closed);

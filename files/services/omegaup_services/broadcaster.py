@@ -180,9 +180,9 @@ class Broadcaster(Service):
         self.metrics.gauge("broadcaster_subscribers", "Open event streams.").set_function(
             lambda: self._channels.subscribers
         )
-        self.metrics.gauge(
-            "broadcaster_subscribers_dropped", "Streams ended because they lagged."
-        ).set_function(lambda: self._channels.dropped)
+        self.metrics.gauge("broadcaster_subscribers_dropped", "Streams ended because they lagged.").set_function(
+            lambda: self._channels.dropped
+        )
         app = self.serve(config.listen, RULES)
         app.router.add_post("/broadcast/", self._broadcast)
         app.router.add_get("/events/", self._events)
@@ -211,9 +211,7 @@ class Broadcaster(Service):
     async def _events(self, request: web.Request) -> web.StreamResponse:
         channel = matching(request.query, "contest", NAME) if "contest" in request.query else EVERYTHING
         subscriber, missed = self._channels.join(channel, request.headers.get("Last-Event-ID"))
-        response = web.StreamResponse(
-            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
-        )
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         try:
             await response.prepare(request)
             await response.write(b": connected\n\n" + b"".join(missed))
@@ -223,9 +221,7 @@ class Broadcaster(Service):
                 try:
                     message = await asyncio.wait_for(subscriber.get(), self._ping_seconds)
                 except TimeoutError:
-                    message = (
-                        b": ping\n\n"  # keeps proxies from closing an idle stream, and finds the dead ones
-                    )
+                    message = b": ping\n\n"  # keeps proxies from closing an idle stream, and finds the dead ones
                 if message is None:
                     return response
                 await response.write(message)

@@ -233,9 +233,7 @@ def load_file(cls: type[T], path: Path) -> T:
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8") from None
     except json.JSONDecodeError as error:
-        raise ConfigError(
-            f"{path}: not JSON: {error.msg} at line {error.lineno} column {error.colno}"
-        ) from None
+        raise ConfigError(f"{path}: not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
     try:
         return load(cls, data)
     except ConfigError as error:

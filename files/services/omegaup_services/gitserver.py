@@ -83,14 +83,10 @@ class Gitserver(Service):
             raise Unwell(f"{self._root} is not writable: {error.strerror}") from None
 
     def _folder(self, request: web.Request) -> Path:
-        return self._problems / matching(
-            request.match_info, "alias", NAME
-        )  # begins with no dot, has no slash
+        return self._problems / matching(request.match_info, "alias", NAME)  # begins with no dot, has no slash
 
     def _statement(self, request: web.Request) -> Path:
-        return (
-            self._folder(request) / "statements" / f"{matching(request.match_info, 'language', LANGUAGE)}.md"
-        )
+        return self._folder(request) / "statements" / f"{matching(request.match_info, 'language', LANGUAGE)}.md"
 
     async def _get_settings(self, request: web.Request) -> web.Response:
         return web.json_response(json.loads(await self._read(self._folder(request) / "settings.json")))

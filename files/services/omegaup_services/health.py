@@ -63,9 +63,7 @@ class Health:
             words = await asyncio.gather(*(self._ask(check) for check in self._checks))
             unwell = [check for check, word in zip(self._checks, words, strict=True) if word != "ok"]
             status = "error" if any(check.required for check in unwell) else "degraded" if unwell else "ok"
-            report = Report(
-                status, {check.name: word for check, word in zip(self._checks, words, strict=True)}
-            )
+            report = Report(status, {check.name: word for check, word in zip(self._checks, words, strict=True)})
             self._last = (time.monotonic(), report)
             return report
 

@@ -138,9 +138,7 @@ def make_app(rules: Rules, metrics: Metrics, max_body_bytes: int = 1024 * 1024) 
     return web.Application(middlewares=[edge], client_max_size=max_body_bytes)
 
 
-def add_standard_routes(
-    app: web.Application, health: Health, metrics: Metrics, stopping: asyncio.Event
-) -> None:
+def add_standard_routes(app: web.Application, health: Health, metrics: Metrics, stopping: asyncio.Event) -> None:
     """GET /health and GET /metrics. While stopping, /health answers 503, so that a balancer looks
     elsewhere.
     """
@@ -195,12 +193,12 @@ class Listener:
         replacement = await self._serve(context)
         previous, self._server = self._server, replacement
         if previous is not None:
-            previous.close()  # closes its own duplicate only
+            await _retire(previous)  # closes its own duplicate only
 
     async def close(self) -> None:
         """Stop accepting; requests in flight go on until `finish`."""
         if self._server is not None:
-            self._server.close()
+            await _retire(self._server)
             self._server = None
         if self._socket is not None:
             self._socket.close()
@@ -210,9 +208,7 @@ class Listener:
         """Close idle connections, give requests in flight `seconds`, then cut them off."""
         server = self._runner.server
         if server is not None:
-            close_idle = getattr(
-                server, "pre_shutdown", None
-            )  # aiohttp >= 3.9; before, `shutdown` does it itself
+            close_idle = getattr(server, "pre_shutdown", None)  # aiohttp >= 3.9; before, `shutdown` does it itself
             if close_idle is not None:
                 close_idle()
             await server.shutdown(max(seconds, 0.1))
@@ -232,6 +228,19 @@ class Listener:
         if self._socket is None:
             _not_listening()
         return self._socket
+
+
+async def _retire(server: asyncio.Server) -> None:
+    """Close a server without dropping the connections that it has accepted this instant.
+
+    asyncio accepts in one turn of the loop and attaches the connection to its server in the next; a server closed in
+    between fails to take it, silently, and the client waits for ever.
+    """
+    loop = asyncio.get_running_loop()
+    for listening in server.sockets:
+        loop.remove_reader(listening.fileno())
+    await asyncio.sleep(0)
+    server.close()
 
 
 def _not_listening() -> NoReturn:

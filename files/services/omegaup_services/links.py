@@ -73,7 +73,9 @@ class Link:
         except TimeoutError:
             raise LinkDown(f"{where}: no answer within {self._timeout_seconds + extra_seconds:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise LinkDown(f"{where}: {error or type(error).__name__}") from None
+            # A connector's error shows its SSL context as an address in memory; its cause is what one wants to read.
+            cause = getattr(error, "os_error", None) or error
+            raise LinkDown(f"{where}: {str(cause) or type(cause).__name__}") from None
         if response.status == 204:
             return {}
         try:
@@ -104,9 +106,7 @@ class Delays:
 
     def next(self) -> float:
         """Seconds to wait after one more failure."""
-        ceiling = min(
-            self._backoff.max_seconds, self._backoff.initial_seconds * 2.0 ** min(self._failures, 32)
-        )
+        ceiling = min(self._backoff.max_seconds, self._backoff.initial_seconds * 2.0 ** min(self._failures, 32))
         self._failures += 1
         return random.uniform(min(self._backoff.initial_seconds / 2, ceiling), ceiling)  # noqa: S311 - no secret
 

@@ -9,13 +9,10 @@ from prometheus_client import (
     Gauge,
     Histogram,
     ProcessCollector,
-    disable_created_metrics,
     generate_latest,
 )
 
 from . import __version__
-
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a `_created` series beside every counter tells nothing
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -35,9 +32,7 @@ class Metrics:
             ["route"],
             registry=self.registry,
         )
-        self.not_after = self.gauge(
-            "omegaup_certificate_not_after_seconds", "End of the served certificate (Unix)."
-        )
+        self.not_after = self.gauge("omegaup_certificate_not_after_seconds", "End of the served certificate (Unix).")
         self.reloads = self.counter("omegaup_reloads", "Reloads on SIGHUP.", "result")
         self.healthy = self.gauge("omegaup_check_ok", "1 if the part was well when last asked.", "check")
 

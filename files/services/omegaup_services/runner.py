@@ -67,9 +67,7 @@ class Runner(Service):
         if silence is None:
             raise Unwell(f"never heard: {self._last_error}")
         # A long poll is silent for as long as the grader holds it.
-        limit = max(
-            self._config.max_silence_seconds, self._poll_seconds + self._config.grader.timeout_seconds
-        )
+        limit = max(self._config.max_silence_seconds, self._poll_seconds + self._config.grader.timeout_seconds)
         if silence > limit:
             raise Unwell(f"silent for {silence:.0f} s, limit {limit:g} s: {self._last_error}")
 
@@ -119,9 +117,7 @@ class Runner(Service):
         async with self._registering:  # the first slot that finds it missing does it for all
             if self._registered:
                 return
-            answer = await self._call(
-                "POST", "/run/register", {**self._identity(), "slots": self._config.slots}
-            )
+            answer = await self._call("POST", "/run/register", {**self._identity(), "slots": self._config.slots})
             self._poll_seconds = float(answer.get("poll_seconds", self._poll_seconds))
             self._registered = True
             log.info("registered", extra=fields(name=self._config.name))

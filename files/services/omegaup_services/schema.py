@@ -119,9 +119,7 @@ def _secret_from_file(raw: object, path: str) -> Secret:
 
 
 def _name(hint: type) -> str:
-    return {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}.get(
-        hint, hint.__name__
-    )
+    return {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}.get(hint, hint.__name__)
 
 
 def _kind(raw: object) -> str:

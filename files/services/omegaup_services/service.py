@@ -160,16 +160,12 @@ async def _feed_watchdog() -> None:
 def arguments(name: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"omegaup-{name}", allow_abbrev=False)
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="JSON configuration file")
-    parser.add_argument(
-        "--check", action="store_true", help="validate the configuration and its files, then exit"
-    )
+    parser.add_argument("--check", action="store_true", help="validate the configuration and its files, then exit")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser.parse_args()
 
 
-def main(
-    name: str, config_class: type[C], get_log: Callable[[C], Log], run: Callable[[C, bool], None]
-) -> None:
+def main(name: str, config_class: type[C], get_log: Callable[[C], Log], run: Callable[[C, bool], None]) -> None:
     """A console script's whole body. `run(config, check_only)` may raise ConfigError or OSError.
 
     Exit status: 0 after SIGTERM or a successful --check; 78 for the configuration; 1 for the rest. Either

@@ -110,15 +110,11 @@ def prove(tls: Tls) -> Pair:
             if all(done):
                 break
     except ssl.SSLCertVerificationError as error:
-        raise ConfigError(
-            f"{tls.certificate}: not acceptable under {tls.ca}: {error.verify_message}"
-        ) from None
+        raise ConfigError(f"{tls.certificate}: not acceptable under {tls.ca}: {error.verify_message}") from None
     except ssl.SSLError as error:
         raise ConfigError(f"{tls.certificate}: handshake failed: {_reason(error)}") from None
     seen: Mapping[str, Any] = client_side.getpeercert() or {}
-    return Pair(
-        serial=str(seen["serialNumber"]), not_after=float(ssl.cert_time_to_seconds(str(seen["notAfter"])))
-    )
+    return Pair(serial=str(seen["serialNumber"]), not_after=float(ssl.cert_time_to_seconds(str(seen["notAfter"]))))
 
 
 def _step(side: ssl.SSLObject) -> bool:

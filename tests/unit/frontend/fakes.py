@@ -145,7 +145,7 @@ class FakeGrader:
 
             def _any(self) -> None:
                 raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                subject = dict(pair[0] for pair in self.connection.getpeercert()["subject"])  # type: ignore[attr-defined]
+                subject = dict(pair[0] for pair in self.connection.getpeercert()["subject"])
                 body = json.loads(raw) if raw else None
                 content_type = self.headers.get("Content-Type", "")
                 grader.seen.append(Seen(self.command, self.path, subject["commonName"], content_type, body))
@@ -391,8 +391,8 @@ class Mariadb:
         data, self._socket, self.port = directory / "data", directory / "s", free_port()
         user = ["--user=root"] if root else []
         subprocess.run(
-            ["mariadb-install-db", "--no-defaults", *user, f"--datadir={data}", "--auth-root-authentication-method=socket",
-             "--skip-test-db", "--innodb-log-file-size=4M"],
+            ["mariadb-install-db", "--no-defaults", *user, f"--datadir={data}", "--skip-test-db",
+             "--auth-root-authentication-method=socket", "--innodb-log-file-size=4M"],
             check=True, capture_output=True,
         )  # fmt: skip
         with (directory / "mariadb.log").open("ab") as log:

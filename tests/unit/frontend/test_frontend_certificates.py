@@ -58,12 +58,20 @@ def test_a_broker_that_returns_is_used_again(world: World) -> None:
     assert broker.connections == 2, "one connection for each request"
 
 
+def test_no_places(shared: Shared) -> None:
+    request = {"contest_id": 1, "certificate_cutoff": None, "ranking": [{"username": "1", "place": None}]}
+    assert shared.site.post("/certificates", request).status == 202
+    assert shared.broker.published[0].body.items() >= request.items()
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"contest_id": "123"},
         {"contest_id": 0},
-        {"certificate_cutoff": None},
+        {"certificate_cutoff": -1},
+        {"certificate_cutoff": 2**31},
+        {"ranking": [{"username": "a", "place": 1}, {"username": "a", "place": 2}]},
         {"ranking": {"username": "a", "place": 1}},
         {"ranking": [{"username": "a"}]},
         {"ranking": [{"username": "<b>", "place": 1}]},

@@ -53,7 +53,9 @@ def test_grader_that_does_not_trust_us(world: World, tmp_path: Path) -> None:
     other = Authority(tmp_path / "other", "other CA")
     grader = world.grader(trusted=other.directory / "ca.crt")
     answer = world.site().post("/submit", SUBMISSION)
-    assert (answer.status, answer.json["error"]) == (502, "grader: TLS failure")
+    # The peer's reset can overtake its alert (TLS 1.3), and then nobody can say why the connection ended.
+    assert answer.status == 502
+    assert answer.json["error"] in ("grader: TLS failure", "grader: connection lost")
     assert grader.seen == []
 
 

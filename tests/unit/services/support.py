@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import ipaddress
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -35,6 +36,7 @@ from omegaup_services.config import (
 from omegaup_services.schema import Secret
 from omegaup_services.service import Service
 
+SERVICES = Path(__file__).resolve().parents[3] / "files" / "services"
 DAY = dt.timedelta(days=1)
 LOOPBACK = Listen(host="127.0.0.1", port=0)
 MYSQL = Mysql(host="127.0.0.1", port=1, user="grader", password=Secret("not-used"))
@@ -168,6 +170,12 @@ async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """For a service in a process of its own."""
+    path = [str(SERVICES), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), **more}
 
 
 def free_port() -> int:

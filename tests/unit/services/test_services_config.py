@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,9 +20,8 @@ from omegaup_services.config import (
 )
 from omegaup_services.schema import ConfigError
 
-from tests.unit.services.support import Authority
+from tests.unit.services.support import Authority, environment
 
-SERVICES = Path(__file__).resolve().parents[3] / "files" / "services"
 TLS = {"certificate": "/c.pem", "key": "/k.pem", "ca": "/ca.pem"}
 MYSQL = {"host": "127.0.0.1", "user": "u", "password": "hunter2"}
 RABBITMQ = {"host": "127.0.0.1", "user": "u", "password": "hunter2"}
@@ -105,7 +104,7 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     module, function = script.split(":")
     return subprocess.run(
         [sys.executable, "-c", f"from {module} import {function}; {function}()", *arguments],
-        env={**os.environ, "PYTHONPATH": str(SERVICES)},
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=20,
@@ -149,8 +148,6 @@ def test_check_starts_nothing(ca: Authority, tmp_path: Path) -> None:
 
 
 def test_port_taken_is_one_line_and_status_1(ca: Authority, tmp_path: Path) -> None:
-    import socket
-
     pair = ca.issue("gitserver")
     tls = {"certificate": str(pair.certificate), "key": str(pair.key), "ca": str(pair.ca)}
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import socket
 import ssl
@@ -24,13 +23,12 @@ from tests.unit.services.support import (
     Authority,
     Client,
     context,
+    environment,
     free_port,
     gitserver_config,
     running,
     serial_of,
 )
-
-SERVICES = Path(__file__).resolve().parents[3] / "files" / "services"
 
 
 def served_serial(port: int, tls: ssl.SSLContext) -> str:
@@ -85,12 +83,7 @@ def daemon(ca: Authority, tmp_path: Path) -> Iterator[Daemon]:
     notifications.bind(str(tmp_path / "notify"))
     process = subprocess.Popen(
         [sys.executable, "-c", "from omegaup_services.gitserver import main; main()", "--config", str(file)],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(SERVICES),
-            "NOTIFY_SOCKET": str(tmp_path / "notify"),
-            "WATCHDOG_USEC": "200000",
-        },
+        env=environment(NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="200000"),
         stderr=subprocess.PIPE,
         text=True,
     )

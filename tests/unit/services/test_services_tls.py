@@ -65,7 +65,7 @@ def test_tls_1_1_is_refused_and_1_2_served(ca: Authority, tmp_path: Path) -> Non
     tls = context(ca.path, ca.issue("monitoring"))
     tls.maximum_version = ssl.TLSVersion.TLSv1_2
     assert attempt(ca, tmp_path, tls) == 200
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         tls.minimum_version = tls.maximum_version = ssl.TLSVersion.TLSv1_1
     tls.set_ciphers("ALL:@SECLEVEL=0")
     with pytest.raises(REFUSED):

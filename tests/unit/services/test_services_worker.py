@@ -12,7 +12,6 @@ import pytest
 from omegaup_services.config import Backoff, Rabbitmq
 from omegaup_services.database import DatabaseDown
 from omegaup_services.schema import Secret
-from omegaup_services.worker import consumer as module
 from omegaup_services.worker.consumer import Consumer, Invalid, NotNow
 from omegaup_services.worker.handlers import certificates, logged
 from omegaup_services.worker.messages import CertificateRequest, certificate_request
@@ -133,10 +132,11 @@ class Broker:
         self.prefetch = prefetch_count
 
     def consume(self, _: str, inactivity_timeout: float) -> Iterator[tuple[Method | None, None, bytes | None]]:
+        nothing = (None, None, None)
         for tag in list(self.left):
             yield Method(tag), None, self.left[tag]
-        for _ in range(3):
-            yield None, None, None
+        for _turn in range(3):
+            yield nothing
 
     def sleep(self, _: float) -> None:
         self.log.append(("sleep", 0))
@@ -169,7 +169,7 @@ def consume(broker: Broker, handle: Any, monkeypatch: pytest.MonkeyPatch, connec
             it.stop()
 
     idle: list[int] = []
-    monkeypatch.setattr(module.pika, "BlockingConnection", broker.connect)
+    monkeypatch.setattr("pika.BlockingConnection", broker.connect)
     it = Consumer(
         RABBITMQ, "ContestQueue", handle, backoff=BACKOFF, on_consuming=lambda: heard.append("ready"), on_tick=tick
     )

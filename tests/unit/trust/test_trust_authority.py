@@ -118,9 +118,7 @@ def test_the_life_is_backdated_and_never_beyond_the_root_s(
     late = now + timedelta(days=50)
     assert describe(signer.sign(csr, grader, now=late)).not_after == authority.info.not_after
     for moment in (now + timedelta(days=101), now - timedelta(days=1)):
-        with pytest.raises(
-            FleetError, match=r"certificate authority: found valid from .*Check the controller's clock"
-        ):
+        with pytest.raises(FleetError, match=r"certificate authority: found valid from .*Check the controller's clock"):
             signer.sign(csr, grader, now=moment)
 
 
@@ -314,9 +312,7 @@ def test_create_refuses_nonsense_before_it_writes(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_create_leaves_nothing_that_loads_and_the_next_one_finishes(
-    tmp_path: Path, alice: Operator
-) -> None:
+def test_a_killed_create_leaves_nothing_that_loads_and_the_next_one_finishes(tmp_path: Path, alice: Operator) -> None:
     directory = tmp_path / "lab" / "pki"
     code = (
         "import os, sys; from pathlib import Path\n"
@@ -338,7 +334,7 @@ def test_a_killed_create_leaves_nothing_that_loads_and_the_next_one_finishes(
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         assert killed.returncode == -signal.SIGKILL
-        with pytest.raises(FleetError, match=r"no such directory.*fleet pki init lab"):
+        with pytest.raises(FleetError, match=r"no such directory.*fleet secrets init lab"):
             Authority.load(directory)
     assert list(directory.parent.glob(".pki.creating-*"))
     created = Authority.create(directory, "lab", [alice.public], key_bits=2048)
@@ -358,9 +354,7 @@ def test_a_signer_killed_at_any_moment_leaves_a_usable_authority(
         worker.kill()
         worker.join(60)
         journal = {record.serial for record in authority.journal()}
-        issued = {
-            p.stem for p in (authority.directory / "issued").glob("*.crt") if not p.name.startswith(".")
-        }
+        issued = {p.stem for p in (authority.directory / "issued").glob("*.crt") if not p.name.startswith(".")}
         assert issued <= journal  # what is not in the journal was never handed out
     pem = authority.unlock(alice.identities).sign(csr, grader)
     assert authority.journal()[-1].serial == describe(pem).serial
@@ -432,9 +426,7 @@ def test_another_authority_s_leaf_is_recognised(
 
 def test_differences_name_each_departure(signer: Signer, csr: str, grader: LeafProfile) -> None:
     info = describe(signer.sign(csr, grader))
-    other = replace(
-        grader, role="runner", dns_names=("grader",), ip_addresses=("10.0.0.8",), client_auth=False
-    )
+    other = replace(grader, role="runner", dns_names=("grader",), ip_addresses=("10.0.0.8",), client_auth=False)
     assert [text.partition(":")[0] for text in differences(info, other)] == [
         "subject",
         "DNS names",

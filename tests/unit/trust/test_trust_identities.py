@@ -33,9 +33,7 @@ def test_the_public_half_is_the_one_ssh_keygen_wrote(alice: Operator, bob: Opera
         assert identity.recipient == " ".join(operator.public.split()[:2])
 
 
-def test_option_beats_environment_beats_default(
-    home: Path, alice: Operator, bob: Operator, carol: Operator
-) -> None:
+def test_option_beats_environment_beats_default(home: Path, alice: Operator, bob: Operator, carol: Operator) -> None:
     install(alice, home / ".ssh" / "id_ed25519")
     environ = {"FLEET_IDENTITY": str(bob.path)}
     assert load_identities(carol.path, environ=environ, home=home)[0].path == carol.path
@@ -44,9 +42,7 @@ def test_option_beats_environment_beats_default(
     assert load_identities(environ={"FLEET_IDENTITY": ""}, home=home)[0].path == home / ".ssh" / "id_ed25519"
 
 
-def test_both_default_keys_are_tried(
-    home: Path, alice: Operator, bob: Operator, locked_key: Operator
-) -> None:
+def test_both_default_keys_are_tried(home: Path, alice: Operator, bob: Operator, locked_key: Operator) -> None:
     install(bob, home / ".ssh" / "id_rsa")
     install(alice, home / ".ssh" / "id_ed25519")
     assert [i.path.name for i in load_identities(environ={}, home=home)] == ["id_ed25519", "id_rsa"]
@@ -128,9 +124,7 @@ CASES: list[Case] = [
         "ssh-agent cannot decrypt age files",
     ),
     (
-        lambda path: (
-            ssh_key(path / "pem", "-t", "rsa", "-b", "2048", "-m", "PEM", passphrase="correct horse").path
-        ),
+        lambda path: ssh_key(path / "pem", "-t", "rsa", "-b", "2048", "-m", "PEM", passphrase="correct horse").path,
         "a passphrase-protected key, and nobody to ask",
         "ssh-agent cannot decrypt age files",
     ),
@@ -151,9 +145,7 @@ def test_each_failure_has_one_clear_message(
 
 
 def test_no_key_at_all(home: Path) -> None:
-    with pytest.raises(
-        FleetError, match=r"none of .*id_ed25519, .*id_rsa.*Pass --identity PATH or set FLEET_IDENTITY"
-    ):
+    with pytest.raises(FleetError, match=r"none of .*id_ed25519, .*id_rsa.*Pass --identity PATH or set FLEET_IDENTITY"):
         load_identities(environ={}, home=home)
 
 
@@ -163,9 +155,7 @@ def test_the_only_default_key_is_unusable(home: Path, locked_key: Operator) -> N
         load_identities(environ={}, home=home)
 
 
-def test_recipients_are_parsed_once_each_with_their_comment(
-    alice: Operator, bob: Operator, carol: Operator
-) -> None:
+def test_recipients_are_parsed_once_each_with_their_comment(alice: Operator, bob: Operator, carol: Operator) -> None:
     lines = ["# operators", "", alice.public, f"  {bob.public}", carol.public, alice.public]
     parsed = parse_recipients(lines, "inventory")
     assert [r.comment for r in parsed] == ["alice@example.org", "bob@example.org", ""]

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploy.model.secrets import SecretSpec
 from deploy.trust.masking import Masker, MaskingFilter
-from deploy.trust.secret import MASK, Secret, SecretSpec, generate
+from deploy.trust.secret import MASK, Secret, generate
 
 # Without '*': a value made of the mask's own character can be put together by masking something else.
 plain = st.characters(exclude_characters="*", exclude_categories=["Cs"])

@@ -64,9 +64,7 @@ def test_a_leaf_serves_its_purpose_and_no_other(
     authority: Authority, roles: dict[str, Pair], role: str, purpose: str, accepted: bool
 ) -> None:
     root = str(authority.directory / "ca.crt")
-    result = openssl(
-        "verify", "-x509_strict", "-purpose", purpose, "-CAfile", root, str(roles[role].certificate)
-    )
+    result = openssl("verify", "-x509_strict", "-purpose", purpose, "-CAfile", root, str(roles[role].certificate))
     assert (result.returncode == 0) is accepted, result.stderr.decode()
     if not accepted:
         assert b"unsuitable certificate purpose" in result.stderr + result.stdout
@@ -93,10 +91,7 @@ def test_names_are_checked(
 def test_a_leaf_cannot_issue(authority: Authority, roles: dict[str, Pair], tmp_path: Path) -> None:
     pair = roles["both"]
     request, rogue = tmp_path / "rogue.csr", tmp_path / "rogue.crt"
-    assert (
-        openssl("req", "-new", "-key", str(pair.key), "-subj", "/CN=rogue", "-out", str(request)).returncode
-        == 0
-    )
+    assert openssl("req", "-new", "-key", str(pair.key), "-subj", "/CN=rogue", "-out", str(request)).returncode == 0
     signed = openssl(
         "x509", "-req", "-in", str(request), "-CA", str(pair.certificate), "-CAkey", str(pair.key),
         "-CAcreateserial", "-out", str(rogue),

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from rich.pretty import pretty_repr
 
 from deploy.errors import FleetError
-from deploy.trust.secret import MASK, Secret, SecretKind, SecretSpec, generate
+from deploy.model.secrets import SecretKind, SecretSpec
+from deploy.trust.secret import MASK, Secret, generate
 
 values = st.text(min_size=1).filter(lambda text: text not in MASK)
 specs = st.text(alphabet="<>^+-=,_.# 0123456789sdxr%!", max_size=8)

@@ -17,10 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deploy.errors import FleetError
+from deploy.model.secrets import SecretSpec
 from deploy.trust import files
 from deploy.trust.recipients import parse_recipients
 from deploy.trust.sealing import seal
-from deploy.trust.secret import Secret, SecretSpec
+from deploy.trust.secret import Secret
 from deploy.trust.vault import Vault
 from tests.unit.trust.keys import Operator
 
@@ -66,9 +67,7 @@ def test_nothing_is_readable_on_disk_and_no_temporary_file_stays(vault: Vault, p
         assert value.reveal().encode() not in everything
 
 
-def test_ensure_is_idempotent_and_changes_nothing_that_exists(
-    vault: Vault, path: Path, alice: Operator
-) -> None:
+def test_ensure_is_idempotent_and_changes_nothing_that_exists(vault: Vault, path: Path, alice: Operator) -> None:
     vault.put("redis.password", Secret("given by somebody else"))
     assert vault.ensure(SPECS) == ["rabbitmq.cookie", "grafana.key"]
     before = {name: vault.get(name) for name in SPECS}
@@ -88,9 +87,7 @@ def test_renew_replaces_one_value_only(vault: Vault) -> None:
         vault.renew("other", SPECS["redis.password"])
 
 
-def test_every_recipient_opens_it_and_nobody_else(
-    path: Path, alice: Operator, bob: Operator, carol: Operator
-) -> None:
+def test_every_recipient_opens_it_and_nobody_else(path: Path, alice: Operator, bob: Operator, carol: Operator) -> None:
     vault = Vault.create(path, [alice.public, bob.public])
     vault.ensure(SPECS)
     vault.save()
@@ -168,9 +165,7 @@ def test_names_are_plain(vault: Vault, name: str) -> None:
 
 
 def test_a_missing_secret_is_named(vault: Vault) -> None:
-    with pytest.raises(
-        FleetError, match=r"secret 'nope': found not among the 0 secrets.*fleet secrets ensure lab"
-    ):
+    with pytest.raises(FleetError, match=r"secret 'nope': found not among the 0 secrets.*fleet secrets ensure lab"):
         vault.get("nope")
 
 

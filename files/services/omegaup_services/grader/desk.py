@@ -49,9 +49,7 @@ class Desk:
         self._recovered = False
         self._submissions = metrics.counter("grader_submissions", "Submissions queued since start.")
         self._verdicts = metrics.counter("grader_verdicts", "Verdicts recorded.", "verdict")
-        self._expired = metrics.counter(
-            "grader_leases_expired", "Runs taken from a runner that did not report."
-        )
+        self._expired = metrics.counter("grader_leases_expired", "Runs taken from a runner that did not report.")
         self._make_gauges(metrics)
 
     def _make_gauges(self, metrics: Metrics) -> None:
@@ -97,9 +95,7 @@ class Desk:
         if not isinstance(source, str) or not 0 <= size <= self._max_source_bytes:
             raise ApiError(400, f"source: expected a string of at most {self._max_source_bytes} bytes")
         return Submission(
-            submission_id=matching(data, "submission_id", NAME)
-            if "submission_id" in data
-            else uuid.uuid4().hex,
+            submission_id=matching(data, "submission_id", NAME) if "submission_id" in data else uuid.uuid4().hex,
             problem=matching(data, "problem", NAME),
             language=matching(data, "language", NAME),
             source=source,

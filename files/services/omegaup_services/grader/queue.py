@@ -177,8 +177,10 @@ class RunQueue:
         taker = asyncio.get_running_loop().create_future()
         self._takers.append(taker)
         try:
+            # Not wait_for, which in Python 3.11 swallows a cancellation that comes just after the result.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(taker, seconds)
+                async with asyncio.timeout(seconds):
+                    await taker
         except asyncio.CancelledError:
             self._wake()  # the call that woke us must not be lost with us
             raise

@@ -45,9 +45,7 @@ class MysqlStore:
                     " ON DUPLICATE KEY UPDATE submission_id = submission_id",
                     (submission.submission_id,),
                 )
-                cursor.execute(
-                    f"SELECT {COLUMNS} {JOIN} WHERE r.submission_id = %s", (submission.submission_id,)
-                )
+                cursor.execute(f"SELECT {COLUMNS} {JOIN} WHERE r.submission_id = %s", (submission.submission_id,))
                 row = cursor.fetchone()
             return _run(row), row[2]
 
@@ -60,8 +58,7 @@ class MysqlStore:
         def work(connection: Connection) -> Any:
             with connection.cursor() as cursor:
                 cursor.execute(
-                    "SELECT run_id, status, verdict, score, time_ms, memory_bytes"
-                    " FROM Runs WHERE submission_id = %s",
+                    "SELECT run_id, status, verdict, score, time_ms, memory_bytes FROM Runs WHERE submission_id = %s",
                     (submission_id,),
                 )
                 return cursor.fetchone()
@@ -131,9 +128,7 @@ class MemoryStore:
             raise DatabaseDown("Can't connect to MySQL server (2003)")
 
     def _find(self, submission_id: str) -> Run | None:
-        return next(
-            (run for run in self.runs.values() if run.submission.submission_id == submission_id), None
-        )
+        return next((run for run in self.runs.values() if run.submission.submission_id == submission_id), None)
 
     async def add(self, submission: Submission) -> Run | None:
         self._check()

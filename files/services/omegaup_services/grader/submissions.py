@@ -21,9 +21,7 @@ class SubmissionQueue:
     required.
     """
 
-    def __init__(
-        self, config: Rabbitmq, queue: str, submit: Callable[[dict[str, Any]], Awaitable[str]]
-    ) -> None:
+    def __init__(self, config: Rabbitmq, queue: str, submit: Callable[[dict[str, Any]], Awaitable[str]]) -> None:
         self._submit = submit
         self._loop: asyncio.AbstractEventLoop | None = None
         self._consumer = Consumer(config, queue, self._handle, backoff=Backoff(max_seconds=30.0))

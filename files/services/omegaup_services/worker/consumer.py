@@ -88,9 +88,7 @@ class Consumer:
             finally:
                 self.consuming = False
             wait = delays.next()
-            log.warning(
-                "broker away", extra=fields(queue=self._queue, error=self.last_error, retry_in=round(wait, 1))
-            )
+            log.warning("broker away", extra=fields(queue=self._queue, error=self.last_error, retry_in=round(wait, 1)))
             self._idle(wait)
 
     def _parameters(self) -> pika.ConnectionParameters:
@@ -128,9 +126,7 @@ class Consumer:
                 if method is not None:
                     self._one(channel, method.delivery_tag, body)
             else:
-                raise pika.exceptions.ConsumerCancelled(
-                    "the broker cancelled the consumer (queue deleted or moved)"
-                )
+                raise pika.exceptions.ConsumerCancelled("the broker cancelled the consumer (queue deleted or moved)")
         finally:
             if connection.is_open:
                 connection.close()

@@ -39,9 +39,7 @@ class MysqlCertificates:
 
 def _save(connection: Connection, request: CertificateRequest) -> int:
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT username FROM Certificates WHERE contest_id = %s FOR UPDATE", (request.contest_id,)
-        )
+        cursor.execute("SELECT username FROM Certificates WHERE contest_id = %s FOR UPDATE", (request.contest_id,))
         known = {row[0] for row in cursor.fetchall()}
         # Not ON DUPLICATE KEY UPDATE: on the unlikely clash of two verification codes it would change another
         # person's row. A plain INSERT fails instead, and the transaction is run again with other codes.

@@ -1,0 +1,38 @@
+"""The spec's health table, one test a row and host, asked as the spec says."""
+
+from __future__ import annotations
+
+import pytest
+from testinfra.host import Host
+
+from deploy.model.catalog import SSL_DIR, Check
+from deploy.model.fleet import HostSpec
+from tests.fleet.conftest import connection, loaded
+
+ROWS = [(host, service, health) for host in loaded()[1].hosts for service in host.services for health in service.health]
+
+
+@pytest.mark.parametrize(("place", "service", "health"), ROWS, ids=[f"{r[2].label}-{r[0].name}" for r in ROWS])
+def test_health(place: HostSpec, service, health) -> None:  # type: ignore[no-untyped-def]
+    host: Host = connection(place.name)
+    port = service.port(health.port).number
+    match health.check:
+        case Check.HTTP:
+            assert _code(host, f"http://127.0.0.1:{port}{health.path}") == "200"
+        case Check.HTTPS:
+            pair = f"--cert {SSL_DIR}/{service.name}.crt --key {SSL_DIR}/{service.name}.key --cacert {SSL_DIR}/ca.crt"
+            assert _code(host, f"{pair} https://{place.name}:{port}{health.path}") == "200"
+        case Check.TCP:
+            assert host.run(f"timeout 5 bash -c 'exec 3<>/dev/tcp/{place.address}/{port}; head -c 4 <&3'").rc == 0
+        case Check.REDIS:
+            script = (
+                f"REDISCLI_AUTH=$(cat /etc/fleet/redis.auth) redis-cli --no-auth-warning --user fleet -p {port} ping"
+            )
+            assert host.check_output(script) == "PONG"
+        case Check.RABBITMQ:
+            login = 'printf \'user = "%s"\\n\' "$(cat /etc/fleet/rabbitmq.auth)"'
+            assert _code(host, f"--config - http://127.0.0.1:{port}{health.path}", before=f"{login} | ") == "200"
+
+
+def _code(host: Host, arguments: str, before: str = "") -> str:
+    return str(host.run(f"{before}curl -s -m 10 -o /dev/null -w '%{{http_code}}' {arguments}").stdout)

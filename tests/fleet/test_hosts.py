@@ -1,0 +1,151 @@
+"""What every host must be: names, ports, limits, firewall, SSH, time, journal."""
+
+from __future__ import annotations
+
+import pytest
+from testinfra.host import Host
+
+from deploy.model.catalog import ANYONE
+from deploy.model.fleet import Fleet, HostSpec
+from tests.fleet.conftest import waived
+
+SYSTEM_PORTS = {22, 53, 5355, 68}
+"""sshd, systemd-resolved and DHCP: not the catalog's."""
+
+
+def test_is_debian(host: Host, spec: HostSpec) -> None:
+    assert host.system_info.distribution == "debian"
+    assert host.system_info.release.split(".")[0] == "12"
+
+
+def test_systemd_has_no_failed_unit(host: Host, spec: HostSpec) -> None:
+    failed = host.run("systemctl --failed --no-legend --plain").stdout.split("\n")
+    assert [line.split()[0] for line in failed if line.strip()] == []
+
+
+def test_names_of_services_resolve_to_members(host: Host, spec: HostSpec, fleet: Fleet) -> None:
+    for service in fleet.services():
+        members = {member.address for member in fleet.members(service.name)}
+        for name in service.names:
+            found = host.run(f"getent ahostsv4 {name}").stdout.split()
+            assert found, f"{name} does not resolve"
+            assert found[0] in members, f"{name} resolves to {found[0]}, no member of {service.name}"
+
+
+def test_names_of_hosts_resolve(host: Host, spec: HostSpec, fleet: Fleet) -> None:
+    for other in fleet.hosts:
+        assert host.run(f"getent ahostsv4 {other.name}").stdout.split()[0] == other.address
+
+
+def _listening(host: Host) -> set[tuple[str, int]]:
+    """(address, port) of every listening TCP socket."""
+    found = set()
+    for line in host.check_output("ss -Hltn").splitlines():
+        address, _, port = line.split()[3].rpartition(":")
+        found.add((address.strip("[]"), int(port)))
+    return found
+
+
+def test_every_port_of_the_catalog_listens(host: Host, spec: HostSpec, fleet: Fleet) -> None:
+    listening = {port for _, port in _listening(host)}
+    for service in spec.services:
+        for port in service.ports:
+            assert port.number in listening, f"{service.name}: nothing listens on {port.number} ({port.name})"
+
+
+def test_nothing_else_listens_to_the_network(host: Host, spec: HostSpec) -> None:
+    known = {port.number for service in spec.services for port in service.ports if not port.loopback}
+    known |= SYSTEM_PORTS | set(spec.settings.base.ssh_ports)
+    open_to_all = {port for address, port in _listening(host) if not address.startswith("127.") and address != "::1"}
+    assert open_to_all - known == set()
+
+
+def test_firewall_drops_what_the_catalog_does_not_name(host: Host, spec: HostSpec, fleet: Fleet) -> None:
+    rules = host.check_output("nft list chain inet fleet input")
+    assert "policy drop" in rules
+    for service in spec.services:
+        for port in service.ports:
+            lines = [line for line in rules.splitlines() if f"dport {port.number} accept" in line]
+            sources = fleet.sources(service, port, spec)
+            if port.loopback or sources == ():
+                assert lines == [], f"{port.number} is open, nobody may connect"
+                continue
+            assert len(lines) == 1
+            if ANYONE in port.clients:
+                assert "saddr" not in lines[0]
+            else:
+                assert sources is not None
+                assert all(address in lines[0] for address in sources)
+
+
+def test_kernel_parameters(host: Host, spec: HostSpec) -> None:
+    assert host.sysctl("net.core.somaxconn") == spec.settings.base.somaxconn
+    if spec.has("redis"):
+        if why := waived(spec, "sysctl:vm.overcommit_memory"):
+            pytest.skip(f"declared exception: {why}")
+        assert host.sysctl("vm.overcommit_memory") == 1
+
+
+def test_sshd_runs_hardened(host: Host, spec: HostSpec) -> None:
+    values = dict(line.split(" ", 1) for line in host.check_output("sshd -T").splitlines() if " " in line)
+    assert values["passwordauthentication"] == "no"
+    assert values["kbdinteractiveauthentication"] == "no"
+    assert values["permitrootlogin"] in {"without-password", "prohibit-password", "no"}
+    assert values["x11forwarding"] == "no"
+
+
+def test_sshd_has_loaded_its_configuration(host: Host, spec: HostSpec) -> None:
+    """The running daemon, not only the file: it was started or reloaded after the file was written."""
+    stamp = host.file("/run/fleet/stamps/ssh.service").content_string
+    assert host.check_output("sha256sum /etc/ssh/sshd_config.d/10-fleet.conf").split()[0] in stamp
+
+
+def test_journal_is_bounded(host: Host, spec: HostSpec) -> None:
+    limit = spec.settings.base.journal_max
+    assert f"SystemMaxUse={limit}" in host.check_output("systemd-analyze cat-config systemd/journald.conf")
+
+
+def test_time_is_kept(host: Host, spec: HostSpec) -> None:
+    if why := waived(spec, "unit:systemd-timesyncd.service"):
+        pytest.skip(f"declared exception: {why}")
+    assert host.service("systemd-timesyncd").is_running
+
+
+@pytest.mark.parametrize("path", ["/etc/omegaup/ssl", "/etc/fleet"])
+def test_folders_are_not_writable_by_others(host: Host, spec: HostSpec, path: str) -> None:
+    found = host.file(path)
+    assert (found.user, found.mode & 0o022) == ("root", 0)
+
+
+def test_no_secret_is_readable_by_everybody(host: Host, spec: HostSpec) -> None:
+    places = "/etc/omegaup /etc/redis /etc/rabbitmq /etc/mysql /etc/fleet /var/lib/fleet"
+    command = f"grep -rslE 'pass(word)?|masterauth|secret|PRIVATE KEY' {places} 2>/dev/null"
+    names = host.run(f"{command} | xargs -r stat -c '%a %n'").stdout.splitlines()
+    open_files = [line for line in names if int(line.split()[0], 8) & 0o004 and not _no_secret(line.split()[1])]
+    assert open_files == []
+
+
+def _no_secret(path: str) -> bool:
+    """Files that mention the word without holding one."""
+    return path.endswith((".crt", "debian.cnf", ".d/README")) or "/mysql/" in path or path == "/etc/redis/redis.conf"
+
+
+def test_units_run_and_start_at_boot(host: Host, spec: HostSpec) -> None:
+    for service in spec.services:
+        for unit in service.units:
+            assert host.service(unit).is_running, f"{unit} does not run"
+            assert host.service(unit).is_enabled, f"{unit} does not start at boot"
+
+
+def test_limits_hold_on_the_running_process(host: Host, spec: HostSpec) -> None:
+    """Asserted on the process, since a container lowers them silently."""
+    waiver = waived(spec, "limit:nofile")
+    for unit in ("redis-cache.service", "redis-sessions.service", "mariadb.service", "rabbitmq-server.service"):
+        if not any(unit in service.units for service in spec.services):
+            continue
+        pid = host.check_output(f"systemctl show -p MainPID --value {unit}")
+        line = host.check_output(f"grep 'Max open files' /proc/{pid}/limits")
+        if waiver:
+            assert int(line.split()[3]) >= 10032
+        else:
+            assert int(line.split()[3]) >= spec.settings.base.service_nofile

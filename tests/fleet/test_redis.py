@@ -1,0 +1,81 @@
+"""Redis as it runs."""
+
+from __future__ import annotations
+
+import pytest
+from testinfra.host import Host
+
+from deploy.model.catalog import SERVICES
+from deploy.model.fleet import Fleet, HostSpec
+
+pytestmark = pytest.mark.service("redis")
+INSTANCES = ("cache", "sessions")
+
+
+def ask(host: Host, instance: str, command: str) -> list[str]:
+    port = SERVICES["redis"].port(instance).number
+    script = f"REDISCLI_AUTH=$(cat /etc/fleet/redis.auth) redis-cli --no-auth-warning --user fleet -p {port} {command}"
+    return host.check_output(script).splitlines()
+
+
+def value(host: Host, instance: str, name: str) -> str:
+    return ask(host, instance, f"CONFIG GET {name}")[1]
+
+
+def info(host: Host, instance: str) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in ask(host, instance, "INFO replication") if ":" in line)
+
+
+def test_cache_evicts_as_the_spec_says(host: Host, spec: HostSpec) -> None:
+    assert value(host, "cache", "maxmemory") == str(spec.settings.redis.maxmemory)
+    assert value(host, "cache", "maxmemory-policy") == spec.settings.redis.maxmemory_policy
+
+
+def test_sessions_are_never_evicted(host: Host, spec: HostSpec) -> None:
+    assert value(host, "sessions", "maxmemory-policy") == "noeviction"
+    assert value(host, "sessions", "maxmemory") == str(spec.settings.redis.sessions_maxmemory)
+
+
+@pytest.mark.parametrize("instance", INSTANCES)
+def test_connections_and_persistence(host: Host, spec: HostSpec, instance: str) -> None:
+    assert value(host, instance, "tcp-keepalive") == str(spec.settings.redis.tcp_keepalive)
+    assert value(host, instance, "appendonly") == "yes"
+    assert value(host, instance, "appendfsync") == "everysec"
+
+
+@pytest.mark.parametrize("instance", INSTANCES)
+def test_nobody_gets_in_without_a_password(host: Host, spec: HostSpec, instance: str) -> None:
+    port = SERVICES["redis"].port(instance).number
+    assert "NOAUTH" in host.run(f"redis-cli -p {port} GET x").stdout
+
+
+@pytest.mark.parametrize("instance", INSTANCES)
+def test_application_may_not_administer(host: Host, spec: HostSpec, instance: str) -> None:
+    allowed, other = ("ratelimit:x", "session:x") if instance == "cache" else ("session:x", "ratelimit:x")
+    assert ask(host, instance, f"ACL DRYRUN app SET {allowed} v") == ["OK"]
+    assert "no permissions" in ask(host, instance, f"ACL DRYRUN app SET {other} v")[0]
+    for command in ("CONFIG GET maxmemory", "FLUSHALL", "KEYS '*'", "SHUTDOWN", "REPLICAOF NO ONE"):
+        assert "no permissions" in ask(host, instance, f"ACL DRYRUN app {command}")[0]
+
+
+@pytest.mark.parametrize("instance", INSTANCES)
+def test_users_are_the_deployments(host: Host, spec: HostSpec, instance: str) -> None:
+    assert set(ask(host, instance, "ACL USERS")) == {"default", "fleet", "replica", "app"}
+    assert any("user default off" in line for line in ask(host, instance, "ACL LIST"))
+
+
+@pytest.mark.parametrize("instance", INSTANCES)
+def test_replicas_follow_and_are_in_step(host: Host, spec: HostSpec, fleet: Fleet, instance: str) -> None:
+    found = info(host, instance)
+    if found["role"] == "master":
+        assert int(found["connected_slaves"]) == len(fleet.members("redis")) - 1
+    else:
+        assert found["master_link_status"] == "up"
+        assert found["master_host"] in {member.address for member in fleet.members("redis")}
+
+
+def test_persistence_is_well(host: Host, spec: HostSpec) -> None:
+    for instance in INSTANCES:
+        state = dict(line.split(":", 1) for line in ask(host, instance, "INFO persistence") if ":" in line)
+        assert state["aof_last_write_status"] == "ok"
+        assert state["rdb_last_bgsave_status"] == "ok"
