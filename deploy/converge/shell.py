@@ -153,7 +153,8 @@ def packages(steps: Sequence[Step]) -> str:
 def start(item: want.Unit, fresh: bool) -> str:
     """Start (and enable) a unit, and see that it runs."""
     name = shlex.quote(item.name)
-    lines = ["systemctl daemon-reload"] if fresh else []
+    # Always: a new folder of drop-ins beside a unit that it knows is not noticed by systemd (nor in NeedDaemonReload).
+    lines = ["systemctl daemon-reload"]
     if item.enabled and fresh:
         lines.append(f"systemctl enable --quiet -- {name}")
     if item.running:
@@ -167,7 +168,7 @@ def start(item: want.Unit, fresh: bool) -> str:
 
 def restart(item: want.Unit) -> str:
     name = shlex.quote(item.name)
-    return f"systemctl restart -- {name} 9>&- || true\nstarted {name}"
+    return f"systemctl daemon-reload\nsystemctl restart -- {name} 9>&- || true\nstarted {name}"
 
 
 def reload(item: want.Unit) -> str:

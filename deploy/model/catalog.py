@@ -17,6 +17,20 @@ SSL_DIR: Final = "/etc/omegaup/ssl"
 """Where the spec puts certificates and keys."""
 
 
+@dataclass(frozen=True)
+class Release:
+    """What differs between the supported Debian releases."""
+
+    version: str
+    codename: str
+    php: str
+
+
+RELEASES: Final[dict[str, Release]] = {
+    "12": Release("12", "bookworm", "8.2"),
+}
+
+
 class Tls(Enum):
     NONE = "none"
     MUTUAL = "mutual"
@@ -90,6 +104,10 @@ class Service:
     metrics_port: str = ""
     metrics_path: str = "/metrics"
     optional: bool = False
+
+    def units_on(self, release: Release) -> tuple[str, ...]:
+        """The units under their names on a Debian release: PHP's carry its version."""
+        return tuple(unit.format(php=release.php) for unit in self.units)
 
     def port(self, name: str) -> Port:
         return next(port for port in self.ports if port.name == name)
@@ -188,7 +206,7 @@ CATALOG: Final[tuple[Service, ...]] = (
     Service(
         "frontend",
         "nginx and PHP-FPM",
-        units=("nginx.service", "php-fpm.service"),
+        units=("nginx.service", "php{php}-fpm.service"),
         ports=(Port("http", 80, _clients(ANYONE)),),
         health=(Health("Frontend", Check.HTTP, "http", "/health/"),),
         identity=Identity(server=False, client=True, owner="omegaup-frontend"),
@@ -250,17 +268,3 @@ WORKERS: Final[dict[str, str]] = {
     "analytics": "AnalyticsQueue",
 }
 """Worker instance -> queue it consumes."""
-
-
-@dataclass(frozen=True)
-class Release:
-    """What differs between the supported Debian releases."""
-
-    version: str
-    codename: str
-    php: str
-
-
-RELEASES: Final[dict[str, Release]] = {
-    "12": Release("12", "bookworm", "8.2"),
-}

@@ -140,6 +140,7 @@ class Mysql(Section):
     long_query_time: float = setting(1.0, "Log slower queries", applies="hot", unit="seconds", ge=0)
     wait_timeout: int = setting(28800, "Idle seconds until a client is cut", applies="hot", unit="seconds", ge=1)
     slave_net_timeout: int = setting(30, "Replica waits for its primary", applies="hot", unit="seconds", ge=5)
+    slave_parallel_threads: int = setting(4, "Threads with which a replica applies", applies="hot", ge=0, le=64)
     innodb_log_file_size: Size = setting(96 * MIB, "Redo log", applies="hot", unit="bytes", ge=4 * MIB)
 
 

@@ -48,7 +48,8 @@ def _act(session: Session) -> None:
         session.state.set_stage(StateStage.Execute)
         run_ops(session.state)
     except PyinfraError as error:
-        if not session.run.failures:
+        # Its own words say nothing ("No hosts remaining!") when it was the last look that found a difference.
+        if not session.run.failures and not session.run.remaining():
             session.run.failures.append(
                 FleetError(subject="pyinfra", found=str(error), expected="every operation to be run")
             )

@@ -39,7 +39,7 @@ def release(ctx: Context) -> tuple[str, Mapping[str, bytes]]:
         for path, content in ctx.files("services").items()
         if path.endswith((".py", "pyproject.toml", "README.md"))
     }
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"recipe 2")
     for path, content in files.items():
         digest.update(f"{path}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()[:16], files
@@ -69,6 +69,7 @@ if [ ! -x {target}/bin/omegaup-grader ]; then
   # Built elsewhere: setuptools would leave a build folder in the source and put old modules into later releases.
   build=$(mktemp -d)
   cp -r {source}/. "$build"
+  rm -rf -- "$build/build" "$build"/*.egg-info
   {target}/bin/pip install -q --no-deps --no-index --no-build-isolation --no-compile "$build"
   rm -rf -- "$build"
   {target}/bin/python -m compileall -q {target}/lib

@@ -68,7 +68,8 @@ def lines(ctx: Context) -> Iterator[Line]:
 
     yield Line(
         "listeners.tcp.default", amqp,
-        '[lists:join(" ", [Show(P) || {listener, N, amqp, _, _, P, _} <- rabbit_networking:active_listeners(), N =:= node()])]',
+        '[lists:join(" ", [Show(P) || {listener, N, amqp, _, _, P, _} <- rabbit_networking:active_listeners(), '
+        "N =:= node()])]",
         amqp,
     )  # fmt: skip
     yield Line(
@@ -136,13 +137,14 @@ def _files(ctx: Context) -> Iterator[Resource]:
     yield File(
         path="/etc/rabbitmq/enabled_plugins", content=f"[{','.join(PLUGINS)}].\n",
     )  # fmt: skip
-    yield File(
-        path=CONF, content=ctx.render("rabbitmq/rabbitmq.conf.j2", lines=list(lines(ctx))), group="rabbitmq",
-        mode=0o640, check=ctx.render("rabbitmq/check.sh.j2"),
-    )  # fmt: skip
+    # Before the configuration: its checker wants to see it.
     yield File(
         path=DEFINITIONS, content=json.dumps(topology.first_definitions(ctx), indent=2, sort_keys=True) + "\n",
         group="rabbitmq", mode=0o640, secret=True,
+    )  # fmt: skip
+    yield File(
+        path=CONF, content=ctx.render("rabbitmq/rabbitmq.conf.j2", lines=list(lines(ctx))), group="rabbitmq",
+        mode=0o640, check=ctx.render("rabbitmq/check.sh.j2"),
     )  # fmt: skip
     yield File(
         path=COOKIE, content=ctx.secret("rabbitmq/cookie"), owner="rabbitmq", group="rabbitmq", mode=0o400,

@@ -112,7 +112,7 @@ ask() {{
   || {{ printf '%s\\n' "$out" | cut -c1-300; return 1; }}
   case $out in
   *'{{ok, fleet}}') printf '%s' "${{out%'{{ok, fleet}}'}}" ;;
-  *) printf '%s\\n' "$out" | tr '\\t' ' ' | tail -n 3 | cut -c1-300; return 1 ;;
+  *) printf '%s\\n' "$out" | tr '\\t' ' ' | sed '/^{{ok, /d' | tail -n 3 | cut -c1-300; return 1 ;;
   esac
 }}
 ask <<'ERLANG'
@@ -206,12 +206,12 @@ def _declared(ctx: Context, query: Query) -> Iterator[Parameter]:
 
 
 def _fixed(kind: str, name: str, path: str, body: Mapping[str, Any]) -> str:
-    """Declare what cannot be changed afterwards."""
+    """Declare what cannot be changed afterwards: its kind and arguments."""
     url = f"{kind}s/{path}/{name}"
     return (
         f"if ! {_put(url, body)}\nthen\n"
-        f"  echo 'a {kind} cannot be changed into another kind of {kind}: stop what uses it, take its messages out,'\n"
-        f"  echo 'delete it on this host with `{API} DELETE {url}`, then run apply again'\n  exit 1\nfi"
+        f"  echo 'no existing {kind} can be made into this one: let nothing use it, save what it holds,'\n"
+        f"  echo 'delete it on this host with `{API} DELETE {url}`, and run apply again'\n  exit 1\nfi"
     )
 
 
@@ -238,7 +238,7 @@ def _nothing_else(ctx: Context, query: Query, port: int, names: frozenset[str]) 
         "policy": f"{API} DELETE policies/{path}/$NAME",
         "binding": removed(unbind),
         "exchange": f"{API} DELETE exchanges/{path}/$NAME",
-        "stray-queue": f"in_use=$({removed(used)}\n)\n[ \"$in_use\" != no ] || {API} DELETE queues/{path}/$NAME",
+        "stray-queue": f'in_use=$({removed(used)}\n)\n[ "$in_use" != no ] || {API} DELETE queues/{path}/$NAME',
         "stray-vhost": f"{API} DELETE vhosts/$NAME",
     }
     for kind, act in deleted.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from testinfra.host import Host
 
-from deploy.model.catalog import ANYONE
+from deploy.model.catalog import ANYONE, RELEASES
 from deploy.model.fleet import Fleet, HostSpec
 from tests.fleet.conftest import waived
 
@@ -132,7 +132,7 @@ def _no_secret(path: str) -> bool:
 
 def test_units_run_and_start_at_boot(host: Host, spec: HostSpec) -> None:
     for service in spec.services:
-        for unit in service.units:
+        for unit in service.units_on(RELEASES["12"]):
             assert host.service(unit).is_running, f"{unit} does not run"
             assert host.service(unit).is_enabled, f"{unit} does not start at boot"
 

@@ -53,7 +53,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
 @pytest.fixture(scope="module")
-def spec(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabSpec]:
+def small_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabSpec]:
     folder = tmp_path_factory.mktemp("inventories") / "lifecycle"
     folder.mkdir()
     (folder / "lab.toml").write_text(TOML)
@@ -65,9 +65,9 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabSpec]:
 
 
 @pytest.fixture
-def running(spec: LabSpec) -> LabSpec:
-    up(spec)
-    return spec
+def running(small_lab: LabSpec) -> LabSpec:
+    up(small_lab)
+    return small_lab
 
 
 def traces(spec: LabSpec) -> list[str]:
@@ -109,17 +109,17 @@ def ssh(spec: LabSpec, host: str, *command: str, user: str = "root") -> subproce
     )
 
 
-def test_up_boots_bare_hosts_and_twice_changes_nothing(spec: LabSpec) -> None:
-    first = up(spec)
+def test_up_boots_bare_hosts_and_twice_changes_nothing(small_lab: LabSpec) -> None:
+    first = up(small_lab)
     assert isinstance(first, UpResult)
     assert first.started == ("one", "two")
     assert parameters()["net.ipv4.ip_forward"] == "1"
-    pids = {status.name: status.pid for status in list_hosts(spec)}
+    pids = {status.name: status.pid for status in list_hosts(small_lab)}
     begin = time.monotonic()
-    again = up(spec)
+    again = up(small_lab)
     assert time.monotonic() - begin < 1
     assert again.already == ("one", "two")
-    assert {status.name: status.pid for status in list_hosts(spec)} == pids
+    assert {status.name: status.pid for status in list_hosts(small_lab)} == pids
 
 
 def test_hosts_are_whole_systems(running: LabSpec) -> None:
@@ -263,15 +263,17 @@ def test_snapshot_goes_to_any_host_which_stays_itself(running: LabSpec) -> None:
 
 
 def test_loss(running: LabSpec) -> None:
-    ping = ["ping", "-c50", "-i0.01", "-W1", "-q", "10.79.0.12"]
+    ping = ["ping", "-c100", "-i0.01", "-W1", "-q", "10.79.0.12"]
     shape(running, "one", loss=100)
     assert exec_(running, "one", ping).returncode == 1
     assert ssh(running, "two", "true").returncode == 0
+    unshape(running, "one")
+    assert exec_(running, "one", ["ping", "-c1", "-w20", "-q", "10.79.0.12"]).returncode == 0  # ARP is back
     shape(running, "one", loss=30)
     lost = float(exec_(running, "one", ping).stdout.split("% packet loss")[0].rsplit(" ", 1)[1])
     assert 5 < lost < 95
     unshape(running, "one")
-    assert "0% packet loss" in exec_(running, "one", ping).stdout
+    assert " 0% packet loss" in exec_(running, "one", ping).stdout
     with pytest.raises(LabError, match="loss 101"):
         shape(running, "one", loss=101)
 
@@ -304,9 +306,9 @@ def test_down_leaves_nothing(running: LabSpec) -> None:
 
 
 @pytest.mark.parametrize("moment", [0.05, 0.15, 0.25, 0.35, 0.5, 0.8])
-def test_down_after_up_was_killed(spec: LabSpec, moment: float) -> None:
+def test_down_after_up_was_killed(small_lab: LabSpec, moment: float) -> None:
     """Wherever `up` is when it is killed, `down` finds all of it."""
-    folder = str(Path(spec.source).parent)
+    folder = str(Path(small_lab.source).parent)
     process = subprocess.Popen(
         [sys.executable, "-m", "lab.cli", "up", "-i", folder], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
     )
@@ -317,12 +319,12 @@ def test_down_after_up_was_killed(spec: LabSpec, moment: float) -> None:
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    down(spec)
-    assert traces(spec) == []
+    down(small_lab)
+    assert traces(small_lab) == []
 
 
-def test_up_goes_on_after_up_was_killed(spec: LabSpec) -> None:
-    folder = str(Path(spec.source).parent)
+def test_up_goes_on_after_up_was_killed(small_lab: LabSpec) -> None:
+    folder = str(Path(small_lab.source).parent)
     process = subprocess.Popen(
         [sys.executable, "-m", "lab.cli", "up", "-i", folder], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
     )
@@ -330,15 +332,15 @@ def test_up_goes_on_after_up_was_killed(spec: LabSpec) -> None:
     process.stdout.readline()
     process.kill()
     process.wait()
-    up(spec)
-    assert {s.state for s in list_hosts(spec)} == {"running"}
-    assert ssh(spec, "two", "true").returncode == 0
-    down(spec)
-    assert traces(spec) == []
+    up(small_lab)
+    assert {s.state for s in list_hosts(small_lab)} == {"running"}
+    assert ssh(small_lab, "two", "true").returncode == 0
+    down(small_lab)
+    assert traces(small_lab) == []
 
 
-def test_a_killed_image_build_leaves_nothing(spec: LabSpec, tmp_path: Path) -> None:
-    folder = str(Path(spec.source).parent)
+def test_a_killed_image_build_leaves_nothing(small_lab: LabSpec, tmp_path: Path) -> None:
+    folder = str(Path(small_lab.source).parent)
     environ = {**os.environ, "FLEET_LAB_CACHE": str(tmp_path)}
     process = subprocess.Popen([sys.executable, "-m", "lab.cli", "up", "-i", folder], cwd=REPOSITORY, env=environ)
     end = time.monotonic() + 60
@@ -349,7 +351,7 @@ def test_a_killed_image_build_leaves_nothing(spec: LabSpec, tmp_path: Path) -> N
     process.wait()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLEET_LAB_CACHE", str(tmp_path))
-        down(spec)
-    assert traces(spec) == []
+        down(small_lab)
+    assert traces(small_lab) == []
     assert not list(tmp_path.glob("images/.*"))
     assert str(tmp_path) not in subprocess.run(["ps", "axww"], capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,165 @@
+"""The database's accounts: one for each client address, with exactly the privileges that its statements need.
+
+An account names its client's address rather than '%': the same addresses that the firewall lets in, so nothing more
+has to be kept right, and a password taken from one host is of no use on another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from deploy.errors import FleetError
+from deploy.model.fleet import Context
+from deploy.model.resources import Only, Parameter, Query, Resource
+from deploy.model.secrets import SecretSpec
+
+SECRETS: Mapping[str, SecretSpec] = {
+    "mysql/app": SecretSpec("password", "MySQL: the frontend"),
+    "mysql/grader": SecretSpec("password", "MySQL: the grader"),
+    "mysql/worker": SecretSpec("password", "MySQL: the workers"),
+    "mysql/replica": SecretSpec("password", "MySQL: replicas to their primary"),
+    "mysql/seed": SecretSpec("password", "MySQL: the first copy of a new replica"),
+}
+
+GRADER, WORKER, REPLICA, SEED = "grader", "worker", "replica", "seed"
+OWN = frozenset({"root@localhost", "mariadb.sys@localhost"})
+"""The server's own accounts that stay: root, by its socket alone, and the locked owner of the views in sys."""
+
+SEED_PRIVILEGES = ("BINLOG MONITOR", "EVENT", "SELECT", "SHOW VIEW", "TRIGGER")
+
+
+@dataclass(frozen=True)
+class Login:
+    """An account: the user of one client address. `grants`: scope, as SQL has it -> privileges."""
+
+    user: str
+    address: str
+    secret: str
+    grants: Mapping[str, tuple[str, ...]]
+
+    @property
+    def name(self) -> str:
+        return f"{self.user}@{self.address}"
+
+    @property
+    def sql(self) -> str:
+        return f"'{self.user}'@'{self.address}'"
+
+    @property
+    def shown(self) -> str:
+        """The grants as the look prints them."""
+        return "; ".join(f"{scope}: {', '.join(sorted(self.grants[scope]))}" for scope in sorted(self.grants))
+
+
+def digest(password: str) -> str:
+    """What mysql_native_password keeps of a password; the protocol PHP and PyMySQL have in common."""
+    once = hashlib.sha1(password.encode(), usedforsecurity=False).digest()
+    return "*" + hashlib.sha1(once, usedforsecurity=False).hexdigest().upper()
+
+
+def literal(text: str) -> str:
+    """An SQL string."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def logins(ctx: Context) -> tuple[Login, ...]:
+    """Every account that there is to be.
+
+    Raises:
+        FleetError: the application's user has a name that is taken.
+    """
+    settings = ctx.settings.mysql
+    taken = (GRADER, WORKER, REPLICA, SEED, "root", "mysql")
+    if settings.user in taken:
+        raise FleetError(
+            subject="mysql.user",
+            found=repr(settings.user),
+            expected=f"a name other than {', '.join(taken)}",
+            hint="choose another name for the application's user",
+        )
+    # In a grant on a database the underscore stands for any character.
+    everything = f"`{settings.database}`.*".replace("_", "\\_")
+    table = f"`{settings.database}`.`%s`"
+    work = ("INSERT", "SELECT", "UPDATE")
+    needs: dict[str, tuple[str, str, dict[str, tuple[str, ...]]]] = {
+        "frontend": (settings.user, "mysql/app", {everything: ("DELETE", "INSERT", "SELECT", "UPDATE")}),
+        "grader": (GRADER, "mysql/grader", {table % "Runs": work, table % "Submissions": work}),
+        "worker": (WORKER, "mysql/worker", {table % "Certificates": work}),
+    }
+    found = [
+        Login(user, host.address, secret, grants)
+        for service, (user, secret, grants) in needs.items()
+        for host in ctx.fleet.members(service)
+    ]
+    members = ctx.fleet.members("mysql")
+    # For every member, the primary too: after a failover it is the one that follows.
+    for host in members if len(members) > 1 else ():
+        found.append(Login(REPLICA, host.address, "mysql/replica", {"*.*": ("REPLICATION SLAVE",)}))
+        found.append(Login(SEED, host.address, "mysql/seed", {"*.*": SEED_PRIVILEGES}))
+    return tuple(found)
+
+
+def digests(ctx: Context) -> list[tuple[str, str]]:
+    """(user, what the server keeps of its password), as SQL strings."""
+    pairs = {(one.user, one.secret): None for one in logins(ctx)}
+    return [(literal(user), literal(digest(ctx.secret(secret)))) for user, secret in pairs]
+
+
+def accounts(ctx: Context, query: Query, sql: str, tool: str) -> Iterator[Resource]:
+    """The accounts on the primary, from where they replicate.
+
+    sql: the client, reading statements from stdin. tool: the host's templates/mysql/tool.sh.j2.
+    """
+    everybody = logins(ctx)
+    yield Parameter(
+        query=query, name="account root@localhost", want="unix_socket",
+        act=_run(sql, "ALTER USER root@localhost IDENTIFIED VIA unix_socket ACCOUNT UNLOCK;"),
+    )  # fmt: skip
+    for login in everybody:
+        yield Parameter(
+            query=query, name=f"account {login.name}", want="password as declared",
+            act=_run(sql, _declare(login, digest(ctx.secret(login.secret)))),
+        )  # fmt: skip
+        yield Parameter(
+            query=query, name=f"grants {login.name}", want=login.shown, act=_grant(ctx, sql, tool, login)
+        )  # fmt: skip
+    names = {login.name for login in everybody}
+    yield Only(
+        query=query, prefix="account ", names=frozenset(f"account {name}" for name in names | OWN),
+        act=f'{tool} drop account "$NAME"',
+    )  # fmt: skip
+    yield Only(query=query, prefix="role ", names=frozenset(), act=f'{tool} drop role "$NAME"')
+    # Privileges of nobody: rows left in the tables of privileges without an account.
+    yield Only(
+        query=query, prefix="grants ", names=frozenset(f"grants {name}" for name in names),
+        act=f'{tool} drop grants "$NAME"',
+    )  # fmt: skip
+
+
+def _run(sql: str, statements: str) -> str:
+    return f"{sql} <<'SQL'\n{statements}\nSQL"
+
+
+def _declare(login: Login, kept: str) -> str:
+    way = f"IDENTIFIED VIA mysql_native_password USING '{kept}'"
+    free = (
+        "REQUIRE NONE WITH MAX_QUERIES_PER_HOUR 0 MAX_UPDATES_PER_HOUR 0 MAX_CONNECTIONS_PER_HOUR 0 "
+        "MAX_USER_CONNECTIONS 0 MAX_STATEMENT_TIME 0 PASSWORD EXPIRE DEFAULT ACCOUNT UNLOCK"
+    )
+    return f"CREATE USER IF NOT EXISTS {login.sql} {way};\nALTER USER {login.sql} {way} {free};"
+
+
+def _grant(ctx: Context, sql: str, tool: str, login: Login) -> str:
+    """Grant what is missing, then revoke one by one what is too much: nothing needed is ever gone on the way."""
+    give = "\n".join(
+        f"GRANT {', '.join(privileges)} ON {scope} TO {login.sql};" for scope, privileges in login.grants.items()
+    )
+    granted = [
+        f"({literal(scope)}, {literal(privilege)})"
+        for scope, privileges in login.grants.items()
+        for privilege in privileges
+    ]
+    too_much = ctx.render("mysql/revoke.sql.j2", who=literal(login.name), granted=granted)
+    return f"{_run(sql, give)}\n{_run(f'{tool} revoke', too_much.strip())}"

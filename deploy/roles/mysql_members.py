@@ -1,0 +1,96 @@
+"""Who is the primary: read from the members themselves, pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from deploy.errors import FleetError
+from deploy.model.fleet import Context
+from deploy.model.observed import Answer, Snapshot
+
+FILES_QUERY = "mysql-files"
+"""What can be read without the server: where the data comes from, whom it follows."""
+SERVER_QUERY = "mysql"
+
+_NOTHING = Answer({}, "was not asked")
+
+
+@dataclass(frozen=True)
+class Member:
+    """What one host says. `held`: it has the fleet's data, complete. `follows`: address, empty for nobody."""
+
+    name: str
+    address: str
+    held: bool
+    running: bool
+    writable: bool
+    follows: str
+
+
+def member(name: str, address: str, seen: Snapshot) -> Member:
+    """A member from one look at it; from the files alone where the server does not answer."""
+    files = seen.answers.get(FILES_QUERY, _NOTHING)
+    server = seen.answers.get(SERVER_QUERY, _NOTHING)
+    running = server.ok
+    return Member(
+        name, address,
+        held=files.values.get("origin", "").startswith(("primary", "seeded ")),
+        running=running,
+        writable=running and server.values.get("variable read_only") == "OFF",
+        follows=(server if running else files).values.get("follows", ""),
+    )  # fmt: skip
+
+
+def leader(ctx: Context, seen: Mapping[str, Snapshot]) -> str | None:
+    """The primary, as the members show it; None when none of them has ever held the fleet's data.
+
+    The writable member that follows nobody. When there is none (a primary comes back read-only from every restart),
+    the one that follows nobody and that all the others follow; that takes an answer of every member.
+
+    Raises:
+        FleetError: two are writable, or it cannot be told.
+    """
+    everybody = ctx.fleet.members("mysql")
+    found = [member(host.name, host.address, seen[host.name]) for host in everybody if host.name in seen]
+    holders = [one for one in found if one.held]
+    heads = [one for one in holders if not one.follows]
+    writable = [one for one in heads if one.writable]
+    if len(writable) > 1:
+        raise FleetError(
+            subject="mysql",
+            found=f"{len(writable)} writable primaries: {_names(writable)}",
+            expected="one",
+            hint="find out which has the data that counts; on the other one SET GLOBAL read_only=1, and echo reseed "
+            "into /var/lib/mysql/fleet-origin if its copy can go; then run again",
+        )
+    if writable:
+        return writable[0].name
+    if silent := [host.name for host in everybody if host.name not in seen]:
+        raise FleetError(
+            subject="mysql",
+            found=f"no writable primary, and no answer of {', '.join(silent)}",
+            expected="an answer of every member before a primary is opened or made",
+            hint="bring the host back, or take it out of the group in the inventory",
+        )
+    if not holders:
+        return None
+    followers = [one for one in holders if one.follows]
+    if len(heads) == 1 and all(one.follows == heads[0].address for one in followers):
+        return heads[0].name
+    raise FleetError(
+        subject="mysql",
+        found=f"no writable primary; {'; '.join(_words(one) for one in found)}",
+        expected="one member with the data that follows nobody, followed by all others that have it",
+        hint="find the member with the newest data (gtid_current_pos), SET GLOBAL read_only=0 on it after RESET SLAVE "
+        "ALL, and run again: the others are made to follow it",
+    )
+
+
+def _names(members: Iterable[Member]) -> str:
+    return ", ".join(one.name for one in members)
+
+
+def _words(one: Member) -> str:
+    what = "has no data of the fleet's" if not one.held else f"follows {one.follows or 'nobody'}"
+    return f"{one.name} {what}" + ("" if one.running or not one.held else " (server not answering)")

@@ -1,0 +1,59 @@
+"""The `fleet` command as an operator runs it, and a way into the lab's hosts that needs neither SSH nor firewall."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from lab import LabSpec, exec_
+
+ROOT = Path(__file__).resolve().parents[2]
+INVENTORY = os.environ.get("FLEET_INVENTORY", "lab")
+SPEC = LabSpec.load(INVENTORY)
+
+
+def fleet(*arguments: str, inventory: str | Path = INVENTORY, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    """Run `fleet COMMAND INVENTORY ...` with no terminal and nothing to read."""
+    command, *rest = arguments
+    return subprocess.run(
+        [str(ROOT / "fleet"), command, str(inventory), *rest],
+        cwd=ROOT, text=True, capture_output=True, timeout=timeout, stdin=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+
+
+def on(host: str, script: str, check: bool = True) -> str:
+    """Run a script as root on a lab host; its standard output."""
+    done = exec_(SPEC, host, ["sh", "-euc", script], timeout=300)
+    if check and done.returncode != 0:
+        raise AssertionError(f"{host}: {script!r} failed: {done.stdout} {done.stderr}")
+    return str(done.stdout)
+
+
+def drift(limit: str | None = None) -> set[tuple[str, str]]:
+    """(host, key) of all that differs; the exit code must say the same."""
+    done = fleet("drift", "--json", *(["--limit", limit] if limit else []))
+    assert done.returncode in {0, 2}, done.stdout[-3000:] + done.stderr[-2000:]
+    found = {(step["host"], step["key"]) for step in json.loads(done.stdout)["steps"]}
+    assert bool(found) == (done.returncode == 2)
+    return found
+
+
+def apply(limit: str | None = None) -> dict[str, Any]:
+    """Apply, and what it says it did."""
+    done = fleet("apply", "--json", *(["--limit", limit] if limit else []))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def footprint(host: str) -> dict[str, str]:
+    """Modification times of everything the deployment may write, and start times of all services."""
+    script = (
+        "find /etc /opt/omegaup /usr/local/lib/fleet /var/lib/fleet -xdev ! -type d -printf '%p\\t%T@ %C@\\n'; "
+        "systemctl show --type=service --state=running -p Id,ExecMainStartTimestampMonotonic '*' "
+        "| paste -d '\\t' - - - | sed 's/^\\(Id=[^\\t]*\\)\\t/\\1\\t/'"
+    )
+    return dict(line.split("\t", 1) for line in on(host, script).splitlines() if "\t" in line)

@@ -1,0 +1,158 @@
+"""Every TLS port against every kind of certificate, tried from a host that the firewall lets through."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from deploy.converge.inventory import folder, load, open_keys
+from deploy.model.catalog import Port, Service, Tls
+from deploy.model.fleet import Fleet, HostSpec
+from tests.chaos.support import INVENTORY, on
+
+PROBES = {
+    # (service, port): who may call, and a path that answers 200 to that role.
+    ("gitserver", "https"): ("monitoring", "/health"),
+    ("broadcaster", "https"): ("monitoring", "/health"),
+    ("grader", "https"): ("frontend", "/health"),
+    ("grader", "runners"): ("runner", "/health"),
+    ("runner", "https"): ("monitoring", "/health"),
+}
+WRONG_ROLE = "worker"
+KINDS = ("none", "self-signed", "other CA", "expired", "not yet valid", "server only", "wrong role", "right")
+
+
+@dataclass(frozen=True)
+class Pair:
+    certificate: str
+    key: str
+
+
+@cache
+def _fleet() -> Fleet:
+    return load(folder(INVENTORY))[1]
+
+
+def targets() -> list[tuple[HostSpec, Service, Port]]:
+    return [
+        (host, service, port)
+        for host in _fleet().hosts
+        for service in host.services
+        for port in service.ports
+        if port.tls is Tls.MUTUAL
+    ]
+
+
+def _name(role: str) -> x509.Name:
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, _fleet().name),
+            x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, role),
+            x509.NameAttribute(NameOID.COMMON_NAME, role),
+        ]
+    )
+
+
+def _make(role: str, issuer: x509.Name | None, signing: rsa.RSAPrivateKey | None, begins: int, ends: int,
+          usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.CLIENT_AUTH) -> Pair:  # fmt: skip
+    """A certificate valid from `begins` to `ends` hours from now; without an issuer it signs itself."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(_name(role))
+        .issuer_name(issuer or _name(role))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now + timedelta(hours=begins))
+        .not_valid_after(now + timedelta(hours=ends))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("client")]), critical=False)
+    )
+    certificate = builder.sign(signing or key, hashes.SHA256())
+    return Pair(
+        certificate.public_bytes(Encoding.PEM).decode(),
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
+    )
+
+
+@cache
+def pair(kind: str, role: str) -> Pair | None:
+    authority = open_keys(folder(INVENTORY))
+    signer = authority.signer()
+    name = x509.load_pem_x509_certificate(authority.authority.certificate_pem.encode()).subject
+    ours = signer._key
+    assert isinstance(ours, rsa.RSAPrivateKey)
+    other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    made = {
+        "none": lambda: None,
+        "self-signed": lambda: _make(role, None, None, -1, 24),
+        "other CA": lambda: _make(role, name, other, -1, 24),
+        "expired": lambda: _make(role, name, ours, -48, -24),
+        "not yet valid": lambda: _make(role, name, ours, 24, 48),
+        "server only": lambda: _make(role, name, ours, -1, 24, ExtendedKeyUsageOID.SERVER_AUTH),
+        "wrong role": lambda: _make(WRONG_ROLE, name, ours, -1, 24),
+        "right": lambda: _make(role, name, ours, -1, 24),
+    }
+    found: Pair | None = made[kind]()
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _clean() -> Iterator[None]:
+    yield
+    for host in _fleet().hosts:
+        on(host.name, "rm -rf /run/fleet-mtls")
+
+
+TARGETS = targets()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("target", TARGETS, ids=[f"{t[1].name}-{t[2].name}-{t[0].name}" for t in TARGETS])
+def test_only_the_right_certificate_is_served(target: tuple[HostSpec, Service, Port], kind: str) -> None:
+    host, service, port = target
+    role, path = PROBES[service.name, port.name]
+    client = next(other for other in _fleet().hosts if other.has(role))
+    made = pair(kind, role)
+    script = "mkdir -p -m 700 /run/fleet-mtls\n"
+    options = ""
+    if made:
+        for name, text in (("crt", made.certificate), ("key", made.key)):
+            encoded = base64.b64encode(text.encode()).decode()
+            script += f"echo {encoded} | base64 -d >/run/fleet-mtls/{name}\n"
+        options = "--cert /run/fleet-mtls/crt --key /run/fleet-mtls/key"
+    url = f"https://{host.name}:{port.number}{path}"
+    script += f"curl -s -m 10 -o /dev/null -w '%{{http_code}}' --cacert /etc/omegaup/ssl/ca.crt {options} {url} || true"
+    code = on(client.name, script).strip()
+    expected = {"right": "200", "wrong role": "403"}.get(kind, "000")
+    assert code == expected
+
+
+def test_plain_http_is_refused() -> None:
+    for host, service, port in TARGETS:
+        role, path = PROBES[service.name, port.name]
+        client = next(other for other in _fleet().hosts if other.has(role))
+        url = f"http://{host.name}:{port.number}{path}"
+        code = on(client.name, f"curl -s -m 10 -o /dev/null -w '%{{http_code}}' {url} || true").strip()
+        assert code != "200"
+
+
+def test_old_protocols_are_refused() -> None:
+    for host, service, port in TARGETS:
+        role, path = PROBES[service.name, port.name]
+        client = next(other for other in _fleet().hosts if other.has(role))
+        url = f"https://{host.name}:{port.number}{path}"
+        old = "--tls-max 1.1 --tlsv1.0 --ciphers DEFAULT@SECLEVEL=0"
+        assert on(client.name, f"curl -sk -m 10 -o /dev/null -w '%{{http_code}}' {old} {url} || true").strip() == "000"
