@@ -38,6 +38,9 @@ ROOT = f"{HOME}/www"
 """The document root: a link into the current release."""
 
 CONFIG = "/etc/omegaup/frontend/config.php"
+RELEASE_FILE = f"{HOME}/release"
+"""Names the release that `current` leads to; PHP that has loaded another is owed a reload."""
+
 KEPT_RELEASES = 3
 
 
@@ -51,7 +54,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
     target, files = release(ctx)
     yield from _code(ctx, target, files)
     yield from _configuration(ctx, target)
-    yield from php_fpm(ctx, (CONFIG, *(f"{target}/{path}" for path in files)))
+    yield from php_fpm(ctx, (CONFIG, RELEASE_FILE), tuple(f"{target}/{path}" for path in files))
     yield from nginx(ctx, ROOT)
 
 
@@ -83,8 +86,10 @@ def _code(ctx: Context, target: str, files: Mapping[str, str]) -> Iterator[Resou
     )  # fmt: skip
     yield Parameter(
         query=query, name="release", want=target, step=StepClass.WRITE, phase=Phase.FILES, label="frontend: release",
-        act=ctx.render("frontend/release.sh.j2", target=target, home=HOME, php=ctx.release.php, kept=KEPT_RELEASES),
+        act=ctx.render("frontend/release.sh.j2", target=target, home=HOME, php=ctx.release.php, kept=KEPT_RELEASES,
+        files=" ".join(shlex.quote(f"{target}/{path}") for path in files if path.endswith(".php"))),
     )  # fmt: skip
+    yield File(path=RELEASE_FILE, content=f"{target}\n")
     yield Link(path=ROOT, target="current/www")
 
 

@@ -175,12 +175,14 @@ def _files(ctx: Context) -> Iterator[Resource]:
         mode=0o400, secret=True,
     )  # fmt: skip
     yield File(path=REPLICA_FILE, content=ctx.secret("mysql/replica") + "\n", mode=0o400, secret=True)
-    if ctx.leads("mysql"):
-        return
+    # On the primary too, where it does nothing: which files there are must not depend on who leads, which is only
+    # known once they were looked at.
     yield File(
         path=f"/etc/systemd/system/{SEED_UNIT}",
         content=ctx.render("mysql/seed.service.j2", tool=TOOL, primary=ctx.leader("mysql").address),
     )
+    if ctx.leads("mysql"):
+        return
     # Before the unit starts: half of the server's own tables may keep it from starting.
     yield Parameter(
         query=files, name="copy", want="whole", act=f"{TOOL} clear", step=StepClass.WRITE, phase=Phase.FILES,

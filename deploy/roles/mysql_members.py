@@ -82,8 +82,8 @@ def leader(ctx: Context, seen: Mapping[str, Snapshot]) -> str | None:
         subject="mysql",
         found=f"no writable primary; {'; '.join(_words(one) for one in found)}",
         expected="one member with the data that follows nobody, followed by all others that have it",
-        hint="find the member with the newest data (gtid_current_pos), SET GLOBAL read_only=0 on it after RESET SLAVE "
-        "ALL, and run again: the others are made to follow it",
+        hint="find the member with the newest data (gtid_current_pos), on it STOP SLAVE; RESET SLAVE ALL; SET GLOBAL "
+        "read_only=0, and run again: the others are made to follow it",
     )
 
 

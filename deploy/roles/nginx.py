@@ -33,6 +33,6 @@ def nginx(ctx: Context, root: str) -> Iterator[Resource]:
     yield Unit(name=UNIT, rolling=True, restart_files=(drop_in,), reload_files=(CONFIG,))
     yield from reloaded(
         ctx, Query("nginx", ctx.render("frontend/ask-nginx.sh.j2", files=CONFIG), UNIT),
-        {"build": build, "nofile": str(nofile)}, (CONFIG,), unit=UNIT, seconds=10,
-        words="grep emerg /var/log/nginx/error.log | tail -n 1",
+        {"build": build, "nofile": str(nofile)}, (CONFIG,), unit=UNIT, seconds=5,
+        words="grep emerg /var/log/nginx/error.log | tail -n 2",
     )  # fmt: skip

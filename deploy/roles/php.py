@@ -69,8 +69,11 @@ def values(ctx: Context) -> dict[str, str]:
     }
 
 
-def php_fpm(ctx: Context, loaded: tuple[str, ...]) -> Iterator[Resource]:
-    """FPM. loaded: other files that it keeps in memory until it is reloaded."""
+def php_fpm(ctx: Context, stamped: tuple[str, ...], dated: tuple[str, ...]) -> Iterator[Resource]:
+    """FPM, and other files that it keeps in memory until it is reloaded.
+
+    stamped: known by their hash at the last reload; dated: by their time alone (many, and few change).
+    """
     php, settings = ctx.release.php, ctx.settings
     folder, unit = f"/etc/php/{php}/fpm", f"php{php}-fpm.service"
     conf_d, pools = f"{folder}/conf.d", f"{folder}/pool.d"
@@ -82,7 +85,7 @@ def php_fpm(ctx: Context, loaded: tuple[str, ...]) -> Iterator[Resource]:
     yield File(
         path=ini, content=ctx.render("frontend/99-fleet.ini.j2", values=wanted),
         check=f"php{php} -n -d display_errors=stderr -r "
-        "'exit(parse_ini_file(getenv(\"CANDIDATE\"), false, INI_SCANNER_RAW) === false ? 1 : 0);'",
+        "'exit(parse_ini_file(getenv(\"CANDIDATE\"), false, INI_SCANNER_NORMAL) === false ? 1 : 0);'",
     )  # fmt: skip
     build, text = built(
         ctx, "frontend/omegaup.conf.j2", account=ACCOUNT, socket=SOCKET, status_socket=STATUS_SOCKET, status=STATUS,
@@ -117,13 +120,13 @@ def php_fpm(ctx: Context, loaded: tuple[str, ...]) -> Iterator[Resource]:
         ),
         prefix="file-", names=frozenset({"file-99-fleet.ini"}), act=f'rm -f -- {conf_d}/"$NAME"', phase=Phase.FILES,
     )  # fmt: skip
-    files = (pool, main, ini, PROBE, *loaded)
+    files = (pool, main, ini, PROBE, *stamped)
     yield Unit(name=unit, rolling=True, restart_files=(drop_in,), reload_files=files)
     ask = ctx.render(
         "frontend/ask-php.sh.j2", patience=PATIENCE, probe=PROBE, probe_socket=PROBE_SOCKET,
-        files=" ".join((*files, conf_d)), values=wanted, agreed=f"as in {ini}",
+        files=" ".join((*files, *dated)), values=wanted, agreed=f"as in {ini}", conf_d=conf_d,
     )  # fmt: skip
     yield from reloaded(
-        ctx, Query("php", ask, unit), {"build": build, "values": f"as in {ini}"}, (*files, conf_d), unit=unit, seconds=PATIENCE + 10,
-        words=f"journalctl --no-pager -o cat -n 8 -u {unit}",
+        ctx, Query("php", ask, unit), {"build": build, "values": f"as in {ini}", "modules": f"as in {conf_d}"},
+        (*files, *dated), unit=unit, seconds=PATIENCE + 10, words=f"journalctl --no-pager -o cat -n 8 -u {unit}",
     )  # fmt: skip

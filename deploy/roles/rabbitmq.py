@@ -74,7 +74,7 @@ def lines(ctx: Context) -> Iterator[Line]:
     )  # fmt: skip
     yield Line(
         "management.tcp.port", management,
-        "case lists:member(rabbitmq_management, rabbit_plugins:active()) of\n"
+        "case lists:member(\"rabbitmq_management\", Running) of\n"
         f'  false -> "{management}";\n'
         "  true -> Show(proplists:get_value(port, application:get_env(rabbitmq_management, tcp_config, [])))\n"
         "end",

@@ -47,18 +47,24 @@ def sql(statement: str) -> str:
 
 
 def test_a_submission_is_judged() -> None:
-    code, answer = web(
-        "/submit", {"problem": "sumas", "language": "py3", "source": "print(sum(map(int, input().split())))"}
-    )
+    host = fleet().members("frontend")[0].name
+    pair = "--cert /etc/omegaup/ssl/frontend.crt --key /etc/omegaup/ssl/frontend.key --cacert /etc/omegaup/ssl/ca.crt"
+    settings = json.dumps({"limits": {"time_ms": 1000, "memory_bytes": 67108864}})
+    on(host, f"curl -sf -m 10 {pair} -X PUT --data '{settings}' -H 'Content-Type: application/json' "
+             "https://gitserver:33861/problem/sumas/settings")  # fmt: skip
+    source = "print(sum(map(int, input().split())))"
+    code, answer = web("/submit", {"problem": "sumas", "language": "py3", "source": source})
     assert code == 202, answer
-    identifier = answer.get("id") or answer.get("submission_id")
-    assert identifier
+    identifier = answer["id"]
+    seen: dict[str, object] = {}
 
     def judged() -> bool:
         code, status = web(f"/submission/{identifier}")
+        seen.update(status)
         return code == 200 and "AC" in json.dumps(status)
 
     eventually("a verdict", judged)
+    assert sql(f"SELECT verdict FROM Runs WHERE submission_id = '{identifier}'") == "AC", seen
 
 
 def test_certificates_reach_the_database_once() -> None:

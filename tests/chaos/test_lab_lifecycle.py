@@ -38,7 +38,7 @@ from lab import (
 )
 from lab.paths import LabPaths
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+REPOSITORY = Path(__file__).resolve().parents[2]
 BRIDGE = "lab79"
 TOML = f"""
 bridge = "{BRIDGE}"
