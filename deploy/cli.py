@@ -43,8 +43,9 @@ secrets_app = typer.Typer(no_args_is_help=True, help="The inventory's secrets, e
 app.add_typer(lab_app, name="lab", help="Real Debian hosts on this machine.")
 app.add_typer(secrets_app, name="secrets")
 
-out = Console()
-err = Console(stderr=True)
+# Where nobody's terminal sets the width, lines are for a log: wide.
+out = Console(width=None if sys.stdout.isatty() else 200)
+err = Console(stderr=True, width=None if sys.stderr.isatty() else 200)
 
 Inventory = Annotated[str, typer.Argument(metavar="INVENTORY", help="Name or folder of the inventory.")]
 Limit = Annotated[str | None, typer.Option("--limit", "-l", help="Only these hosts or groups, comma-separated.")]

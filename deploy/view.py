@@ -111,10 +111,9 @@ class Progress:
     def __call__(self, host: str, step: Step, event: str) -> None:
         done = self._rows[host][2] + (event == "done")
         self._rows[host] = (step.role, step.key, done)
-        if event == "done":
-            if not self._terminal:
-                self._console.print(f"{host}  {step.step.value:7}  {step.key}  {step.summary}", soft_wrap=True,
-                                    markup=False, highlight=False)  # fmt: skip
+        if event == "done" and not self._terminal:
+            line = f"{host}  {step.step.value:7}  {step.key}  {step.summary}"
+            self._console.print(line, soft_wrap=True, markup=False, highlight=False)
         if self._terminal:
             self._live.update(self._table())
 

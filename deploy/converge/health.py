@@ -53,9 +53,9 @@ def script(host: HostSpec, nonce: str) -> str:
         parts.append(f"""\
 ( n=0; until begun=$(now); detail=$({ask}) 2>"$folder/{number}.err"; do
     n=$((n + 1)); [ $n -lt {health.retries} ] || {{ well=no; break; }}; sleep 1; done
-  [ -n "$detail" ] || detail=$(tail -n 1 "$folder/{number}.err")
-  printf '%s\\t%s\\t%s\\t%s\\n' "${{well:-yes}}" "$begun" "$(now)" "$(printf %s "$detail" | tr '\\n\\t' '  ' | cut -c1-200)" \\
-    >"$folder/{number}" ) &""")
+  [ -z "${{well:-}}" ] || detail="$detail $(tail -n 1 "$folder/{number}.err")"
+  detail=$(printf %s "$detail" | tr '\\n\\t' '  ' | cut -c1-200)
+  printf '%s\\t%s\\t%s\\t%s\\n' "${{well:-yes}}" "$begun" "$(now)" "$detail" >"$folder/{number}" ) &""")
     parts.append("wait")
     parts += [f"echo '@@{nonce} {number}'; cat \"$folder/{number}\"" for number in range(len(items))]
     body = "\n".join(parts)
@@ -74,7 +74,8 @@ def _ask(host: HostSpec, service: Service, health: Health) -> str:
             return _answered_200(f"{curl} {pair} https://{host.name}:{port}{shlex.quote(health.path)}")
         case Check.TCP:
             # A server that accepts but never greets is not well.
-            return f"timeout {limit} bash -c 'exec 3<>/dev/tcp/{host.address}/{port}; head -c 4 <&3 >/dev/null && echo open'"
+            greeting = f"exec 3<>/dev/tcp/{host.address}/{port} && head -c 4 <&3 >/dev/null && echo open"
+            return f"timeout {limit} bash -c '{greeting}'"
         case Check.REDIS:
             auth = "REDISCLI_AUTH=$(cat /etc/fleet/redis.auth)"
             ping = f"{auth} timeout {limit} redis-cli --no-auth-warning --user fleet -h {host.address} -p {port} PING"

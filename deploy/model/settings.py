@@ -134,8 +134,9 @@ class Mysql(Section):
     innodb_flush_log_at_trx_commit: Literal[0, 1, 2] = setting(1, "1: no commit is lost", applies="hot")
     sync_binlog: int = setting(1, "1: no commit is lost from the binary log", applies="hot", ge=0, le=1000)
     binlog_expire: Span = setting(
-        float(7 * DAY), "How long binary logs are kept", applies="hot", unit="seconds", ge=float(HOUR)
-    )
+        float(7 * DAY), "How long binary logs are kept", applies="hot", unit="seconds", ge=float(HOUR),
+        le=float(99 * DAY),
+    )  # fmt: skip
     max_allowed_packet: Size = setting(64 * MIB, "Largest packet", applies="hot", unit="bytes", ge=1 * MIB, le=1 * GIB)
     long_query_time: float = setting(1.0, "Log slower queries", applies="hot", unit="seconds", ge=0)
     wait_timeout: int = setting(28800, "Idle seconds until a client is cut", applies="hot", unit="seconds", ge=1)

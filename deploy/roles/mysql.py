@@ -218,8 +218,15 @@ def _variable(server: Query, name: str, value: str, *, at_start: bool) -> Parame
         lines.insert(0, "SET SESSION lock_wait_timeout = 30;")
     act = f"{SQL} <<'SQL'\n" + "\n".join(lines) + "\nSQL"
     if name in REPLICATION_STOPPED:
-        follows = f"[ -z \"$({SQL} -e 'SHOW SLAVE STATUS')\" ]"
-        act = f"{follows} || {SQL} -e 'STOP SLAVE'\n{act}\n{follows} || {SQL} -e 'START SLAVE'"
+        follows = f"follows=$({SQL} -e 'SHOW SLAVE STATUS')"
+        # The primary's sign of life has to come within the time-out.
+        beat = (
+            f"CHANGE MASTER TO MASTER_HEARTBEAT_PERIOD = {int(value) / 2:.1f}; " if name == "slave_net_timeout" else ""
+        )
+        act = (
+            f"{follows}\n[ -z \"$follows\" ] || {SQL} -e 'STOP SLAVE'\n{act}\n"
+            f"[ -z \"$follows\" ] || {SQL} -e '{beat}START SLAVE'"
+        )
     return Parameter(
         query=server, name=f"variable {name}", want=value, at_start=at_start, label=f"mysql:{name}",
         step=StepClass.RESTART if restart else StepClass.HOT, act="" if restart else act,

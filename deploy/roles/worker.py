@@ -12,6 +12,7 @@ from deploy.model.catalog import SERVICES, WORKERS
 from deploy.model.fleet import Context
 from deploy.model.resources import Account, Directory, File, Only, Phase, Query, Resource, Unit
 from deploy.roles import backend
+from deploy.roles.common import certificate
 
 FOLDER = "/etc/omegaup/worker"
 TEMPLATE = "/etc/systemd/system/omegaup-worker@.service"
@@ -33,6 +34,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
     settings = ctx.settings.worker
     yield from backend.code(ctx)
     yield Account(name=account)
+    yield certificate(ctx, "worker")
     yield Directory(path=FOLDER, group=account, mode=0o750)
     yield File(
         path=TEMPLATE,

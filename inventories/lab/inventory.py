@@ -8,7 +8,7 @@ HERE = Path(__file__).resolve().parent
 LAB = Path(os.environ.get("FLEET_LAB_STATE", "/var/lib/fleet-lab")) / HERE.name
 ADDRESSES = tomllib.loads((HERE / "lab.toml").read_text())["hosts"]
 
-all = (  # noqa: A001 - pyinfra's name for the group of all hosts
+all = (  # pyinfra's name for the group of all hosts
     [(name, {"ssh_hostname": address}) for name, address in ADDRESSES.items()],
     {
         "inventory": str(HERE),

@@ -6,7 +6,7 @@ HERE = Path(__file__).resolve().parent
 
 # A host's name is its short host name; ssh_hostname is the address that both you and the other hosts use.
 # Hosts with two networks: machine = {"address": "..."} is what the other hosts use.
-all = (  # noqa: A001 - pyinfra's name for the group of all hosts
+all = (  # pyinfra's name for the group of all hosts
     [
         ("data1", {"ssh_hostname": "192.0.2.11"}),
         ("data2", {"ssh_hostname": "192.0.2.12"}),

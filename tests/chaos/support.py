@@ -28,7 +28,7 @@ def on(host: str, script: str, check: bool = True) -> str:
     """Run a script as root on a lab host; its standard output."""
     done = exec_(SPEC, host, ["sh", "-euc", script], timeout=300)
     if check and done.returncode != 0:
-        raise AssertionError(f"{host}: {script!r} failed: {done.stdout} {done.stderr}")
+        raise AssertionError(f"{host}: {script!r} failed: {done.stdout[-500:]} {done.stderr[-500:]}")
     return str(done.stdout)
 
 
@@ -52,7 +52,7 @@ def apply(limit: str | None = None) -> dict[str, Any]:
 def footprint(host: str) -> dict[str, str]:
     """Modification times of everything the deployment may write, and start times of all services."""
     script = (
-        "find /etc /opt/omegaup /usr/local/lib/fleet /var/lib/fleet -xdev ! -type d -printf '%p\\t%T@ %C@\\n'; "
+        "find /etc /opt/omegaup /usr/local/lib/fleet /var/lib/fleet -xdev ! -type d -printf '%p\\t%T@ %C@\\n' || true; "
         "systemctl show --type=service --state=running -p Id,ExecMainStartTimestampMonotonic '*' "
         "| paste -d '\\t' - - - | sed 's/^\\(Id=[^\\t]*\\)\\t/\\1\\t/'"
     )

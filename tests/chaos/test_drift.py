@@ -48,7 +48,7 @@ CASES = [
     # units
     case("unit stopped", "app1", "systemctl stop omegaup-broadcaster", "unit:omegaup-broadcaster.service"),
     case("unit disabled", "data2", "systemctl disable redis-sessions", "unit:redis-sessions.service"),
-    case("unit masked", "data3", "systemctl mask --runtime redis-cache", "unit:redis-cache.service"),
+    case("unit masked", "web1", "systemctl mask nginx", "unit:nginx.service"),
     case("unwanted unit unmasked", "data1", "systemctl unmask redis-server", "unit:redis-server.service"),
     case("unit file", "app1", "echo '# by hand' >>/etc/systemd/system/omegaup-gitserver.service",
          "file:/etc/systemd/system/omegaup-gitserver.service", "unit:omegaup-gitserver.service"),

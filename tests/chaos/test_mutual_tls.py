@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -95,7 +95,7 @@ def pair(kind: str, role: str) -> Pair | None:
     ours = signer._key
     assert isinstance(ours, rsa.RSAPrivateKey)
     other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    made = {
+    made: dict[str, Callable[[], Pair | None]] = {
         "none": lambda: None,
         "self-signed": lambda: _make(role, None, None, -1, 24),
         "other CA": lambda: _make(role, name, other, -1, 24),
@@ -105,8 +105,7 @@ def pair(kind: str, role: str) -> Pair | None:
         "wrong role": lambda: _make(WRONG_ROLE, name, ours, -1, 24),
         "right": lambda: _make(role, name, ours, -1, 24),
     }
-    found: Pair | None = made[kind]()
-    return found
+    return made[kind]()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -15,7 +15,7 @@ INSTANCES = ("cache", "sessions")
 def ask(host: Host, instance: str, command: str) -> list[str]:
     port = SERVICES["redis"].port(instance).number
     script = f"REDISCLI_AUTH=$(cat /etc/fleet/redis.auth) redis-cli --no-auth-warning --user fleet -p {port} {command}"
-    return host.check_output(script).splitlines()
+    return str(host.check_output(script)).splitlines()
 
 
 def value(host: Host, instance: str, name: str) -> str:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.converge import compare, look, shell
+from deploy.converge.step import Step
 from deploy.errors import FleetError
 from deploy.model import resources as want
 from deploy.model.observed import Answer, FileState, HostFactsSeen, PackageState, Snapshot, UnitState
@@ -170,13 +171,11 @@ def test_no_value_can_imitate_the_marks(values: list[str]) -> None:
 
 
 def test_a_batch_stops_at_the_step_that_fails() -> None:
-    def step(name: str, script: str) -> compare.Step:
-        return compare.Step(
-            host="h", resource=want.Directory(path=name), step=StepClass.WRITE, summary="", script=script
-        )
+    def step(name: str, script: str) -> Step:
+        return Step(host="h", resource=want.Directory(path=name), step=StepClass.WRITE, summary="", script=script)
 
     text = shell.batch([step("/a", "echo one"), step("/b", "echo why; false; echo never"), step("/c", "echo three")])
-    lines = [line for line in text.splitlines() if shell.ACT_LOCK not in line and not line.startswith("flock")]
+    lines = [line for line in text.splitlines() if look.ACT_LOCK not in line and not line.startswith("flock")]
     done = subprocess.run(["sh", "-s"], input="\n".join(lines) + "\n", text=True, capture_output=True, check=False)
     failed = shell.failure(done.stdout.splitlines())
     assert failed == shell.Failure("directory:/b", "why")

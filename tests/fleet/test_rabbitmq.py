@@ -1,0 +1,93 @@
+"""RabbitMQ as it runs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+from deploy.model.catalog import DEAD_LETTERS, EXCHANGES, QUEUES
+from deploy.model.fleet import HostSpec
+
+pytestmark = pytest.mark.service("rabbitmq")
+
+
+def api(host: Host, path: str) -> Any:
+    """What the management API says to the deployment's own user."""
+    return json.loads(host.check_output(f"curl -sf -m 10 -K /etc/fleet/rabbitmq.curl http://127.0.0.1:15672/api/{path}"))
+
+
+def evaluate(host: Host, expression: str) -> str:
+    return str(host.check_output(f"rabbitmqctl eval '{expression}.'")).strip()
+
+
+def test_memory_watermark(host: Host, spec: HostSpec) -> None:
+    running = evaluate(host, "vm_memory_monitor:get_vm_memory_high_watermark()")
+    assert float(running.replace("{relative,", "").strip("{}")) == spec.settings.rabbitmq.vm_memory_high_watermark
+
+
+def test_disk_limit(host: Host, spec: HostSpec) -> None:
+    assert int(evaluate(host, "rabbit_disk_monitor:get_disk_free_limit()")) == spec.settings.rabbitmq.disk_free_limit
+
+
+def test_channels_and_heartbeat(host: Host, spec: HostSpec) -> None:
+    for name in ("channel_max", "heartbeat"):
+        assert evaluate(host, f"application:get_env(rabbit, {name})") == (
+            f"{{ok,{getattr(spec.settings.rabbitmq, name)}}}"
+        )
+
+
+def test_queues_of_the_spec(host: Host, spec: HostSpec) -> None:
+    found = {queue["name"]: queue for queue in api(host, "queues")}
+    for queue in QUEUES:
+        assert found[queue.name]["durable"]
+        assert found[queue.name]["type"] == "quorum"
+        assert f"{queue.name}.dead" in found
+    assert set(found) == {q.name for q in QUEUES} | {f"{q.name}.dead" for q in QUEUES}
+
+
+def test_exchanges_and_bindings(host: Host, spec: HostSpec) -> None:
+    exchanges = {item["name"]: item for item in api(host, "exchanges")}
+    for name in (*EXCHANGES, DEAD_LETTERS):
+        assert exchanges[name]["durable"]
+        assert exchanges[name]["type"] == "direct"
+    bound = {(item["source"], item["routing_key"], item["destination"]) for item in api(host, "bindings")}
+    for queue in QUEUES:
+        assert (queue.exchange, queue.name, queue.name) in bound
+
+
+def test_rejected_messages_go_to_the_dead_letters(host: Host, spec: HostSpec) -> None:
+    for queue in api(host, "queues"):
+        if queue["name"].endswith(".dead"):
+            continue
+        policy = queue.get("effective_policy_definition") or {}
+        both = policy | queue.get("arguments", {})
+        assert both.get("dead-letter-exchange", both.get("x-dead-letter-exchange")) == DEAD_LETTERS
+        assert both.get("delivery-limit", both.get("x-delivery-limit")) == spec.settings.rabbitmq.delivery_limit
+
+
+def test_users(host: Host, spec: HostSpec) -> None:
+    users = host.check_output("rabbitmqctl -q list_users --no-table-headers").splitlines()
+    found = {line.split("\t")[0]: line.split("\t")[1] for line in users}
+    assert set(found) == {"fleet", "monitoring", spec.settings.rabbitmq.user}
+    assert found[spec.settings.rabbitmq.user] == "[]"
+
+
+@pytest.mark.parametrize("login", ["guest:guest", "omegaup:omegaup"])
+def test_default_passwords_are_refused(host: Host, spec: HostSpec, login: str) -> None:
+    code = host.run(
+        f"curl -s -m 10 -o /dev/null -w '%{{http_code}}' -u {login} http://127.0.0.1:15672/api/overview"
+    ).stdout
+    assert code == "401"
+
+
+def test_cookie_is_the_brokers_alone(host: Host, spec: HostSpec) -> None:
+    cookie = host.file("/var/lib/rabbitmq/.erlang.cookie")
+    assert (cookie.user, cookie.mode) == ("rabbitmq", 0o400)
+    assert cookie.content_string.strip() not in host.check_output("ps -eo args")
+
+
+def test_no_alarm(host: Host, spec: HostSpec) -> None:
+    assert api(host, "health/checks/local-alarms")["status"] == "ok"
