@@ -16,7 +16,9 @@ pytestmark = pytest.mark.service("rabbitmq")
 
 def api(host: Host, path: str) -> Any:
     """What the management API says to the deployment's own user."""
-    return json.loads(host.check_output(f"curl -sf -m 10 -K /etc/fleet/rabbitmq.curl http://127.0.0.1:15672/api/{path}"))
+    return json.loads(
+        host.check_output(f"curl -sf -m 10 -K /etc/fleet/rabbitmq.curl http://127.0.0.1:15672/api/{path}")
+    )
 
 
 def evaluate(host: Host, expression: str) -> str:

@@ -165,7 +165,7 @@ def test_names_are_plain(vault: Vault, name: str) -> None:
 
 
 def test_a_missing_secret_is_named(vault: Vault) -> None:
-    with pytest.raises(FleetError, match=r"secret 'nope': found not among the 0 secrets.*fleet secrets ensure lab"):
+    with pytest.raises(FleetError, match=r"secret 'nope': found not among the 0 secrets.*fleet secrets init lab"):
         vault.get("nope")
 
 
