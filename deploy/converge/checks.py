@@ -11,7 +11,7 @@ from deploy.model.units import show_size
 
 
 def fit(host: HostSpec, seen: HostFactsSeen) -> None:
-    """Refuse a host with the wrong system, without root, or without room.
+    """Refuse a host with the wrong system or without room.
 
     Raises:
         FleetError: what is wrong, and what to do.
@@ -24,14 +24,6 @@ def fit(host: HostSpec, seen: HostFactsSeen) -> None:
             found=f"{seen.os} {seen.version}",
             expected=supported,
             hint="install a supported release on the host, or take it out of the inventory",
-        )
-    if seen.uid != 0:
-        raise FleetError(
-            host=host.name,
-            subject="user",
-            found=f"uid {seen.uid}",
-            expected="root (uid 0)",
-            hint="set ssh_user='root', or _sudo=True for a user that may use sudo",
         )
     reserve = host.settings.base.disk_reserve
     if seen.disk_free < reserve:

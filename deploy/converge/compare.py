@@ -230,9 +230,10 @@ def _unit_file(item: want.Unit, have: UnitState) -> Iterable[tuple[StepClass, st
 
 def _parameter(host: str, item: want.Parameter, seen: Snapshot, written: set[str]) -> Iterable[Step]:
     answer = seen.answers.get(item.query.id, Answer({}, "was not asked"))
-    if not answer.ok:
-        unit = seen.units.get(item.query.unit)
-        waits = bool(item.query.unit) and not (unit and unit.running)
+    unit = seen.units.get(item.query.unit)
+    # Whoever answers in place of a unit that does not run is a stranger.
+    waits = bool(item.query.unit) and not (unit.running if unit else answer.ok)
+    if waits or not answer.ok:
         if waits and item.at_start:
             return
         why = f"once {item.query.unit} runs" if waits else f"unreadable: {answer.error}"
@@ -242,7 +243,7 @@ def _parameter(host: str, item: want.Parameter, seen: Snapshot, written: set[str
         )  # fmt: skip
         return
     have = answer.values.get(item.name)
-    due = set() if item.at_start and _starts(item, seen) else written.intersection(item.loads)
+    due = written.intersection(item.loads)
     if have == item.want and not due:
         return
     pending = item.step is StepClass.RESTART and item.rolling
@@ -252,11 +253,6 @@ def _parameter(host: str, item: want.Parameter, seen: Snapshot, written: set[str
         host=host, resource=item, step=kind, pending=pending, script="" if pending else item.act, summary=summary,
         before=_shown(item, have), after=_shown(item, item.want),
     )  # fmt: skip
-
-
-def _starts(item: want.Parameter, seen: Snapshot) -> bool:
-    unit = seen.units.get(item.query.unit)
-    return not (unit and unit.running)
 
 
 def _shown(item: want.Parameter, value: str | None) -> str:

@@ -29,13 +29,20 @@ def run(host: Host, script: str, seconds: int = LIMIT_SECONDS) -> Reply:
     Raises:
         FleetError: the connection broke, or root could not be had.
     """
-    command = f"timeout -k 10 {seconds} sh -s"
+    command = f"exec timeout -k 10 {seconds} sh -s"
+    check = (
+        "true"
+        if host.data.get("_sudo_password")
+        else '[ "$(id -u)" = 0 ] || { echo "no root: uid $(id -u)"; exit 77; }'
+    )
     arguments: dict[str, Any] = {"_stdin": script, "_timeout": seconds + 30}
     if host.data.get("_sudo_password"):
         arguments |= {"_sudo": True, "_sudo_password": host.data.get("_sudo_password")}
     elif host.data.get("_sudo"):
         # pyinfra's own sudo asks for a password at the terminal when it is refused; a run must not hang there.
-        command = f"sudo -n -H -- {command}"
+        check = 'why=$(sudo -n -H true 2>&1 </dev/null) || { echo "no root: ${why#sudo: }"; exit 77; }'
+        command = command.replace("exec ", "exec sudo -n -H -- ")
+    command = f"{check}; {command}"
     try:
         ok, output = host.run_shell_command(StringCommand(command), **arguments)
     except (SSHException, OSError, EOFError, TimeoutError) as error:
@@ -47,13 +54,13 @@ def run(host: Host, script: str, seconds: int = LIMIT_SECONDS) -> Reply:
             hint="see that the host is up and reachable, then run again: apply finishes what was begun",
         ) from None
     reply = Reply(ok, list(output.stdout_lines), list(output.stderr_lines))
-    refused = next((line for line in reply.stderr if line.startswith("sudo:") or "not in the sudoers" in line), "")
+    refused = next((line.removeprefix("no root: ") for line in reply.stdout if line.startswith("no root: ")), "")
     if not ok and refused:
         raise FleetError(
             host=host.name,
-            subject="sudo",
+            subject="sudo" if host.data.get("_sudo") else "user",
             found=refused,
-            expected="root without a password for the deploying user",
-            hint="give the user NOPASSWD sudo, or set _sudo_password or ssh_user='root' for the host",
+            expected="root, or a user that may become root without a password",
+            hint="set ssh_user='root', or _sudo=True for a user with NOPASSWD sudo (or with _sudo_password)",
         )
     return reply

@@ -22,7 +22,8 @@ umask 022
 exec 9>>{ACT_LOCK}
 flock -w 300 9 || {{ echo 'another change is still running on this host (it holds {ACT_LOCK})'; exit 75; }}
 
-# put PATH OWNER GROUP MODE CHECK: content (base64) on stdin; validated beside the target, then renamed over it.
+# put PATH OWNER GROUP MODE CHECK KEEP: content (base64) on stdin; validated beside the target, then renamed over it.
+# What was there before goes to KEEP, if that is given.
 put() {{
   directory=$(dirname -- "$1")
   CANDIDATE=$(umask 077 && mktemp "$directory/.fleet-XXXXXXXX")
@@ -38,6 +39,10 @@ put() {{
     fi
   fi
   sync "$CANDIDATE"
+  if [ -n "${{6:-}}" ] && [ -f "$1" ]; then
+    mkdir -p -- "$(dirname -- "$6")"
+    cp -p -- "$1" "$6"
+  fi
   if [ -d "$1" ] && [ ! -L "$1" ]; then
     printf 'a directory is in the way: %s\\n' "$1"
     return 1
@@ -65,12 +70,9 @@ def encode(content: str) -> str:
 
 def put(item: want.File) -> str:
     """Write a file: staged, validated, renamed."""
-    words = (item.path, item.owner, item.group, f"{item.mode:04o}", item.check)
-    text = f"put {' '.join(shlex.quote(word) for word in words)} <<'CONTENT'\n{encode(item.content)}\nCONTENT"
-    if not item.keep:
-        return text
-    path, copy = shlex.quote(item.path), shlex.quote(want.PREVIOUS + item.path)
-    return f"mkdir -p -- $(dirname -- {copy})\n[ ! -f {path} ] || cp -p -- {path} {copy}\n{text}"
+    keep = want.PREVIOUS + item.path if item.keep else ""
+    words = (item.path, item.owner, item.group, f"{item.mode:04o}", item.check, keep)
+    return f"put {' '.join(shlex.quote(word) for word in words)} <<'CONTENT'\n{encode(item.content)}\nCONTENT"
 
 
 def owner(path: str, user: str, group: str, mode: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+from gevent.lock import BoundedSemaphore
 from pyinfra.api import State
 from pyinfra.api.exceptions import PyinfraError
 
@@ -16,15 +17,21 @@ from deploy.errors import FleetError, FleetErrors
 _HELD = ExitStack()
 """The lock of the run, until this process ends."""
 
+_ONCE = BoundedSemaphore()
+
 
 def prepare(state: State) -> None:
-    """Attach a Run to pyinfra's State; called by site.py for each host, does it once.
+    """Attach a Run to pyinfra's State; called by site.py for each host, side by side, does it once.
 
     Raises:
         PyinfraError: with the one message of what is wrong, which pyinfra prints without a traceback.
     """
-    if run_of(state) is not None:
-        return
+    with _ONCE:
+        if run_of(state) is None:
+            attach(state, _open(state))
+
+
+def _open(state: State) -> Run:
     try:
         path = _inventory_folder(state)
         built = fleet_of(state.inventory, path.name)
@@ -37,7 +44,7 @@ def prepare(state: State) -> None:
         run.look_all()
     except (FleetError, FleetErrors) as error:
         raise PyinfraError(str(error)) from None
-    attach(state, run)
+    return run
 
 
 def _inventory_folder(state: State) -> Path:

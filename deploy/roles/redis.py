@@ -187,8 +187,10 @@ def leader(ctx: Context, seen: Mapping[str, Snapshot]) -> str | None:
         found[instance] = []
         for member in ctx.fleet.members("redis"):
             snapshot = seen.get(member.name)
+            unit = snapshot.units.get(f"redis-{instance}.service") if snapshot else None
             answer = snapshot.answers.get(f"redis-{instance}") if snapshot else None
-            if answer and answer.ok and answer.values.get("info-role") == "master":
+            # A stranger on the port of a stopped member has no say.
+            if unit and unit.running and answer and answer.ok and answer.values.get("info-role") == "master":
                 found[instance].append(member.name)
     for instance, masters in found.items():
         if len(masters) > 1:

@@ -58,22 +58,19 @@ def contents(host: str) -> dict[str, str]:
     return dict(line.split("\t", 1) for line in on(host, script).splitlines())
 
 
-@pytest.mark.parametrize(("victim", "twin", "kills"), [("web2", "web1", 12), ("data3", "data2", 12)])
+@pytest.mark.parametrize(("victim", "twin", "kills"), [("web2", "web1", 10), ("data3", "data2", 10)])
 def test_first_deploy_killed_again_and_again(victim: str, twin: str, kills: int) -> None:
     chance = random.Random(f"{SEED}-{victim}")
     lab.reset(SPEC, victim)
     lab.start(SPEC, victim)
-    survived = 0
-    for _ in range(kills * 2):
-        if survived >= kills:
+    killed = 0
+    for turn in range(kills * 2):
+        # In turn: some time after the start, wherever that is; and right after a phase has ended on the host.
+        lines, delay = (0, chance.uniform(0.9, 3.5)) if turn % 2 == 0 else (1, chance.uniform(0.0, 0.4))
+        if killed == kills or not killed_apply(INVENTORY, victim, lines, delay):
             break
-        # Early points first: before the first step has ended, then a few steps further each time.
-        lines = 0 if survived < 2 else chance.randint(1, 12)
-        delay = chance.uniform(0.5, 4.0) if lines == 0 else chance.uniform(0.0, 0.6)
-        if not killed_apply(INVENTORY, victim, lines, delay):
-            break
-        survived += 1
-    assert survived >= kills // 2, "the deploy was over before it had been killed often enough to mean something"
+        killed += 1
+    assert killed == kills, f"the deploy was over after {killed} kills"
     apply(victim)
     assert drift(victim) == set()
     assert on(victim, LEFTOVERS).strip() == ""
