@@ -44,8 +44,8 @@ app.add_typer(lab_app, name="lab", help="Real Debian hosts on this machine.")
 app.add_typer(secrets_app, name="secrets")
 
 # Where nobody's terminal sets the width, lines are for a log: wide.
-out = Console(width=None if sys.stdout.isatty() else 200)
-err = Console(stderr=True, width=None if sys.stderr.isatty() else 200)
+out = Console(emoji=False, width=None if sys.stdout.isatty() else 200)
+err = Console(stderr=True, emoji=False, width=None if sys.stderr.isatty() else 200)
 
 Inventory = Annotated[str, typer.Argument(metavar="INVENTORY", help="Name or folder of the inventory.")]
 Limit = Annotated[str | None, typer.Option("--limit", "-l", help="Only these hosts or groups, comma-separated.")]
@@ -148,7 +148,7 @@ def _say_applied(
     hosts: int,
 ) -> None:  # fmt: skip
     for step in pending:
-        out.print(f"[red]restart pending[/red] {step.host}: {step.key}: {step.summary}", soft_wrap=True)
+        out.print(f"[red]restart pending[/red] {escape(f'{step.host}: {step.key}: {step.summary}')}", soft_wrap=True)
     view.show_errors(err, errors)
     what = f"{len(done)} steps on {len({step.host for step in done})} of {hosts} hosts" if done else "nothing to do"
     times = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())

@@ -176,7 +176,8 @@ def restart(item: want.Unit) -> str:
 def reload(item: want.Unit) -> str:
     """Reload; the effect is seen by the second look (the stamp, or the value that the server runs with)."""
     name = shlex.quote(item.name)
-    return f"systemctl reload -- {name} 9>&-\nstarted {name}"
+    # systemd does not always notice a drop-in in a new folder; without it nothing would be stamped.
+    return f"systemctl daemon-reload\nsystemctl reload -- {name} 9>&-\nstarted {name}"
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,11 @@ NOTHING = "^$"
 
 @dataclass(frozen=True)
 class User:
-    """Permissions are (configure, write, read); none at all means that the user cannot use the virtual host."""
+    """permissions: (configure, write, read), as patterns of names."""
 
     secret: str
     tags: str
-    permissions: tuple[str, str, str] | None
+    permissions: tuple[str, str, str]
 
 
 def users(ctx: Context) -> dict[str, User]:
@@ -44,7 +44,8 @@ def users(ctx: Context) -> dict[str, User]:
         ctx.settings.rabbitmq.user: User(
             "rabbitmq/app", "", (NOTHING, _any(EXCHANGES), _any(queue.name for queue in QUEUES))
         ),
-        "monitoring": User("rabbitmq/monitoring", "monitoring", None),
+        # Sees the figures of queues only in a virtual host that it may use, if only for nothing.
+        "monitoring": User("rabbitmq/monitoring", "monitoring", (NOTHING, NOTHING, NOTHING)),
     }
 
 
@@ -86,7 +87,7 @@ def first_definitions(ctx: Context) -> dict[str, Any]:
     """What the broker loads when it starts: the virtual host and the user that declares the rest."""
     admin = users(ctx)[ADMIN]
     vhost = ctx.settings.rabbitmq.vhost
-    configure, write, read = admin.permissions or (NOTHING, NOTHING, NOTHING)
+    configure, write, read = admin.permissions
     return {
         "vhosts": [{"name": vhost, "metadata": {"description": "", "tags": [], "default_queue_type": "quorum"}}],
         "users": [
@@ -155,7 +156,7 @@ def _access(ctx: Context, query: Query, port: int) -> Iterator[Parameter]:
     load = ask(port, ctx.render("rabbitmq/load.erl.j2", definitions=DEFINITIONS, vhost=binary(vhost)))
 
     def parameter(name: str, want: str, act: str, secret: bool = False) -> Parameter:
-        return Parameter(query=query, name=name, want=want, act=act, secret=secret, loads=())
+        return Parameter(query=query, name=name, want=want, act=act, secret=secret)
 
     yield parameter(f"vhost {path}", "default queue type quorum", load)
     for name, user in users(ctx).items():
@@ -164,8 +165,6 @@ def _access(ctx: Context, query: Query, port: int) -> Iterator[Parameter]:
         act = load if name == ADMIN else _put(f"users/{name}", body)
         yield parameter(f"user {name}", f"tags {user.tags or 'none'}", act)
         yield parameter(f"password {name}", f"rabbit_password_hashing_sha256 {digest}", act, secret=True)
-        if user.permissions is None:
-            continue
         configure, write, read = user.permissions
         yield parameter(
             f"permission {path}/{name}",
@@ -223,9 +222,13 @@ def _nothing_else(ctx: Context, query: Query, port: int, names: frozenset[str]) 
     unbind = ctx.render("rabbitmq/unbind.erl.j2", vhost=binary(vhost), binding=ctx.render("rabbitmq/binding.erl.j2"))
     used = ctx.render("rabbitmq/used.erl.j2", vhost=binary(vhost))
 
-    def removed(erlang: str) -> str:
+    def evaluate(erlang: str) -> str:
         # Not quoted: the shell puts the name in, which cannot end the text it is put into.
-        return f"{safe}\n{ask(port, erlang).replace(_QUOTED, _OPEN)}"
+        return ask(port, erlang).replace(_QUOTED, _OPEN)
+
+    def unless(erlang: str, act: str) -> str:
+        # Asked again at the last moment: what has come into use since the look stays, and the next look names it.
+        return f'in_use=$({evaluate(erlang)}\n) || {{ echo "$in_use"; exit 1; }}\n[ "$in_use" != no ] || {act}'
 
     deleted = {
         "permission": f"{API} DELETE permissions/$NAME",
@@ -236,14 +239,14 @@ def _nothing_else(ctx: Context, query: Query, port: int, names: frozenset[str]) 
         "parameter": f"{API} DELETE parameters/$NAME",
         "global-parameter": f"{API} DELETE global-parameters/$NAME",
         "policy": f"{API} DELETE policies/{path}/$NAME",
-        "binding": removed(unbind),
+        "binding": evaluate(unbind),
         "exchange": f"{API} DELETE exchanges/{path}/$NAME",
-        "stray-queue": f'in_use=$({removed(used)}\n)\n[ "$in_use" != no ] || {API} DELETE queues/{path}/$NAME',
-        "stray-vhost": f"{API} DELETE vhosts/$NAME",
+        "stray-queue": unless(used, f"{API} DELETE queues/{path}/$NAME"),
+        "stray-vhost": unless(ctx.render("rabbitmq/populated.erl.j2"), f"{API} DELETE vhosts/$NAME"),
     }
     for kind, act in deleted.items():
         mine = frozenset(name for name in names if name.startswith(f"{kind} "))
-        yield Only(query=query, prefix=f"{kind} ", names=mine, act=act)
+        yield Only(query=query, prefix=f"{kind} ", names=mine, act=f"{safe}\n{act}")
     yield Parameter(
         query=query, name="kept", want="nothing", phase=Phase.MEMBERS, label="rabbitmq: strays in use, not removed"
     )

@@ -59,12 +59,12 @@ def test_pyinfras_own_command_line_does_the_same() -> None:
     done = pyinfra("-y")
     assert done.returncode == 0, done.stdout + done.stderr
     assert footprint("web1") == before
-    on("web1", "echo '# by hand' >>/etc/hosts")
+    on("web1", "echo '# a stray line' >>/etc/hosts")
     dry = pyinfra("--dry", "--limit", "web1")
     assert dry.returncode == 0, dry.stdout + dry.stderr
     assert "base: files" in dry.stdout + dry.stderr
-    assert "by hand" in on("web1", "cat /etc/hosts")
+    assert "a stray line" in on("web1", "cat /etc/hosts")
     done = pyinfra("-y", "--limit", "web1")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "by hand" not in on("web1", "cat /etc/hosts")
+    assert "a stray line" not in on("web1", "cat /etc/hosts")
     assert apply()["done"] == []
