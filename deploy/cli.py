@@ -16,6 +16,7 @@ from typing import Annotated, Any  # noqa: E402
 
 import typer  # noqa: E402
 from rich.console import Console  # noqa: E402
+from rich.markup import escape  # noqa: E402
 
 from deploy import view  # noqa: E402
 from deploy.converge.inventory import folder  # noqa: E402
