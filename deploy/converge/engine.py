@@ -141,6 +141,8 @@ class Run:
                     [_certificate(step) for step in certificates],
                     self.keys,
                 )
+            for step in guard.left_armed(steps):
+                guard.log_in_anew(self.hosts[name], step.key)
             scripted = [step for step in steps if step.script]
             if scripted:
                 self._run(name, scripted)

@@ -44,22 +44,24 @@ def armed(step: Step) -> str:
     )
 
 
-def confirm(host: Host, steps: Sequence[Step]) -> None:
-    """Log in anew, and disarm.
+def left_armed(steps: Sequence[Step]) -> list[Step]:
+    """Steps that disarm what a controller that died has left armed."""
+    return [step for step in steps if step.key.startswith("guard:")]
+
+
+def log_in_anew(host: Host, subject: str) -> None:
+    """A new connection, now: the proof that disarms.
 
     Raises:
-        FleetError: no new connection; the host goes back by itself.
+        FleetError: there is none to be had; the host goes back by itself.
     """
-    guarded = [step for step in steps if of(step.resource) and step.script]
-    if not guarded:
-        return
     connector = type(host.connector)(host.state, host)
     try:
         connector.connect()
     except ConnectError as error:
         raise FleetError(
             host=host.name,
-            subject=guarded[0].key,
+            subject=subject,
             found=f"no new login after the change ({error})",
             expected="the controller to be able to log in again",
             hint=f"the host goes back to what it had by itself within {SECONDS} s; correct the inventory "
@@ -69,5 +71,17 @@ def confirm(host: Host, steps: Sequence[Step]) -> None:
     client = getattr(connector, "client", None)
     if client is not None:
         client.close()
+
+
+def confirm(host: Host, steps: Sequence[Step]) -> None:
+    """Log in anew, and disarm.
+
+    Raises:
+        FleetError: no new connection; the host goes back by itself.
+    """
+    guarded = [step for step in steps if of(step.resource) and step.script]
+    if not guarded:
+        return
+    log_in_anew(host, guarded[0].key)
     units = " ".join(f"{_name(step)}.timer" for step in guarded)
     remote.run(host, f"systemctl stop {units}\n", seconds=60)

@@ -10,6 +10,7 @@ from deploy.model.resources import (
     PREVIOUS,
     Directory,
     File,
+    Only,
     Package,
     Parameter,
     Phase,
@@ -42,8 +43,21 @@ fi
 )
 
 
+GUARDS = Query(
+    "guard",
+    "units=$(systemctl list-units --plain --no-legend 'fleet-guard-*.timer')\n"
+    "printf '%s\\n' \"$units\" | awk 'NF { print $1 \"\\tarmed\" }'",
+)
+"""Ways back that a controller armed and, having died, did not disarm (see converge.guard)."""
+
+
 def desired(ctx: Context) -> Iterable[Resource]:
     settings = ctx.settings.base
+    # First of all: while one is armed, what is done now may be undone in a moment.
+    yield Only(
+        query=GUARDS, prefix="fleet-guard-", names=frozenset(), phase=Phase.ACCOUNTS,
+        act='systemctl stop -- "fleet-guard-$NAME"',
+    )  # fmt: skip
     for name in PACKAGES:
         yield Package(name=name)
     for path in ("/etc/fleet", "/etc/fleet/stamps", "/usr/local/lib/fleet", "/var/lib/fleet", "/etc/omegaup"):
