@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.chaos.support import apply, drift, footprint, on
+from tests.chaos.support import SPEC, apply, drift, footprint, on
 
 REDIS = "REDISCLI_AUTH=$(cat /etc/fleet/redis.auth) redis-cli --no-auth-warning --user fleet -e"
 MYSQL = "mariadb -e"
+APP, WEB = str(SPEC.hosts["app1"]), str(SPEC.hosts["web1"])
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,26 @@ CASES = [
     case("redis user widened", "data1", f"{REDIS} -p 6379 ACL SETUSER app +@all", "redis-cache: users"),
     case("redis user added", "data2", f"{REDIS} -p 6380 ACL SETUSER eve on nopass +@all", "redis-sessions: users"),
     case("kernel parameter", "web1", "sysctl -q -w net.core.somaxconn=128", "sysctl:net.core.somaxconn"),
+    case("broker's memory watermark", "data1", "rabbitmqctl -q set_vm_memory_high_watermark 0.3",
+         "rabbitmq-node:vm_memory_high_watermark.relative"),
+    case("database parameter", "data1", f"{MYSQL} 'SET GLOBAL max_connections=77'", "mysql:max_connections"),
+    # queues, users, grants
+    case("queue and its binding", "data1", "rabbitmqctl -q delete_queue AnalyticsQueue.dead",
+         "rabbitmq:queue AnalyticsQueue.dead", "rabbitmq:binding dead-letters/q/AnalyticsQueue.dead/AnalyticsQueue"),
+    case("policy", "data1", "rabbitmqctl -q set_policy work-queues '^x$' '{\"max-length\":1}' --apply-to queues",
+         "rabbitmq:policy work-queues"),
+    case("broker's user added", "data1", "echo pw0123456789 | rabbitmqctl -q add_user stranger",
+         "rabbitmq:user stranger"),
+    case("broker's user widened", "data1", "rabbitmqctl -q set_user_tags omegaup administrator",
+         "rabbitmq:user omegaup"),
+    case("permission widened", "data1", "rabbitmqctl -q set_permissions omegaup '.*' '.*' '.*'",
+         "rabbitmq:permission %2F/omegaup"),
+    case("database user added", "data1", f"{MYSQL} \"CREATE USER evil@'%'\"", "mysql:account evil@%"),
+    case("grant widened", "data1", f"{MYSQL} \"GRANT SUPER ON *.* TO 'worker'@'{APP}'\"", f"mysql:grants worker@{APP}"),
+    case("grant taken", "data1", f"{MYSQL} \"REVOKE INSERT ON omegaup.* FROM 'omegaup'@'{WEB}'\"",
+         f"mysql:grants omegaup@{WEB}"),
+    case("replication stopped", "data2", f"{MYSQL} 'STOP SLAVE'", "mysql:threads"),
+    case("replica made writable", "data3", f"{MYSQL} 'SET GLOBAL read_only=0'", "mysql:read_only"),
     # firewall
     case("firewall rule added", "web2", "nft insert rule inet fleet input tcp dport 9999 accept", "firewall"),
     case("firewall flushed", "data2", "nft flush ruleset", "firewall"),
