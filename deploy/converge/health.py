@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from deploy.model.catalog import SSL_DIR, Check, Health, Service
 from deploy.model.fleet import HostSpec
+from deploy.roles.rabbitmq import MONITORING_FILE
+from deploy.roles.redis import ADMIN_FILE
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,11 @@ def _ask(host: HostSpec, service: Service, health: Health) -> str:
             greeting = f"exec 3<>/dev/tcp/{host.address}/{port} && head -c 4 <&3 >/dev/null && echo open"
             return f"timeout {limit} bash -c '{greeting}'"
         case Check.REDIS:
-            auth = "REDISCLI_AUTH=$(cat /etc/fleet/redis.auth)"
+            auth = f"REDISCLI_AUTH=$(cat {ADMIN_FILE})"
             ping = f"{auth} timeout {limit} redis-cli --no-auth-warning --user fleet -h {host.address} -p {port} PING"
             return f'reply=$({ping}) && echo "$reply" && [ "$reply" = PONG ]'
         case Check.RABBITMQ:
-            login = 'printf \'user = "%s"\\n\' "$(cat /etc/fleet/rabbitmq.auth)"'
+            login = f'printf \'user = "%s"\\n\' "$(cat {MONITORING_FILE})"'
             return _answered_200(f"{login} | {curl} --config - http://{host.name}:{port}{shlex.quote(health.path)}")
 
 

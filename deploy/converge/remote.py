@@ -29,20 +29,16 @@ def run(host: Host, script: str, seconds: int = LIMIT_SECONDS) -> Reply:
     Raises:
         FleetError: the connection broke, or root could not be had.
     """
-    command = f"exec timeout -k 10 {seconds} sh -s"
-    check = (
-        "true"
-        if host.data.get("_sudo_password")
-        else '[ "$(id -u)" = 0 ] || { echo "no root: uid $(id -u)"; exit 77; }'
-    )
     arguments: dict[str, Any] = {"_stdin": script, "_timeout": seconds + 30}
+    become, check = "", '[ "$(id -u)" = 0 ] || { echo "no root: uid $(id -u)"; exit 77; }'
     if host.data.get("_sudo_password"):
         arguments |= {"_sudo": True, "_sudo_password": host.data.get("_sudo_password")}
+        check = "true"
     elif host.data.get("_sudo"):
         # pyinfra's own sudo asks for a password at the terminal when it is refused; a run must not hang there.
         check = 'why=$(sudo -n -H true 2>&1 </dev/null) || { echo "no root: ${why#sudo: }"; exit 77; }'
-        command = command.replace("exec ", "exec sudo -n -H -- ")
-    command = f"{check}; {command}"
+        become = "sudo -n -H -- "
+    command = f"{check}; exec {become}timeout -k 10 {seconds} sh -s"
     try:
         ok, output = host.run_shell_command(StringCommand(command), **arguments)
     except (SSHException, OSError, EOFError, TimeoutError) as error:

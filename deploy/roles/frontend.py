@@ -25,13 +25,10 @@ from deploy.model.resources import (
     Resource,
     StepClass,
 )
-from deploy.model.secrets import SecretSpec
 from deploy.roles.backend import url
 from deploy.roles.common import certificate
 from deploy.roles.nginx import nginx
 from deploy.roles.php import ACCOUNT, php_fpm
-
-SECRETS: Mapping[str, SecretSpec] = {"mysql/app": SecretSpec("password", "MySQL: frontend, worker")}
 
 HOME = "/opt/omegaup/frontend"
 ROOT = f"{HOME}/www"

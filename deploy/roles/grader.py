@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from deploy.model.fleet import Context
 from deploy.model.resources import Resource
-from deploy.model.secrets import SecretSpec
 from deploy.roles import backend
-
-SECRETS: Mapping[str, SecretSpec] = {"mysql/grader": SecretSpec("password", "MySQL: the grader")}
 
 
 def desired(ctx: Context) -> Iterable[Resource]:
