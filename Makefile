@@ -3,7 +3,7 @@ INVENTORY ?= lab
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: up down test lint unit lab-tests bench venv lock system help
+.PHONY: up down test lint unit chaos bench venv lock system help
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -22,6 +22,9 @@ lint: venv  ## ruff, mypy --strict, shellcheck, php -l
 
 unit: venv  ## the fast tests: no host
 	@$(PY) -m pytest -q tests/unit
+
+chaos: venv  ## every fault three times or more on a booted and deployed lab, for the figures (hours)
+	@FLEET_CHAOS_REPEATS=3 $(PY) -m pytest -q tests/chaos
 
 bench: venv  ## a no-change run beside stock pyinfra operations, on a booted and deployed lab
 	@$(PY) -m pytest -q -s tests/bench

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 
 from deploy.converge import shell
@@ -24,7 +25,7 @@ Outcome = tuple[StepClass, str, str] | None
 def steps(state: want.HostState, seen: Snapshot, authority: str) -> list[Step]:
     """What differs, in the order of the desired state; waived resources are left out.
 
-    authority: the sha256 fingerprint of the CA that certificates must come from.
+    authority: the CA's certificate (PEM), from which certificates must come.
     """
     found: list[Step] = []
     written: set[str] = set()
@@ -279,6 +280,11 @@ def _only(host: str, item: want.Only, seen: Snapshot) -> Iterable[Step]:
             )  # fmt: skip
 
 
+@lru_cache(maxsize=4)
+def _end(authority: str) -> datetime:
+    return describe(authority).not_after
+
+
 def _certificate(item: want.Certificate, seen: Snapshot, authority: str) -> Outcome:
     """No script means: issue a new pair (that takes the controller, see converge.issue)."""
     have = seen.certificates.get(item.certificate_path)
@@ -296,7 +302,7 @@ def _certificate(item: want.Certificate, seen: Snapshot, authority: str) -> Outc
     if kind != item.key_type:
         reasons.append(f"key {kind} -> {item.key_type}")
     # A certificate that ends with its CA cannot be had for longer: that takes a new CA, not another certificate.
-    longest = describe(authority).not_after - timedelta(hours=1)
+    longest = _end(authority) - timedelta(hours=1)
     if info.not_after - datetime.now(UTC) < timedelta(days=item.renew_days) and info.not_after < longest:
         reasons.append(f"ends {info.not_after:%Y-%m-%d}")
     if reasons:

@@ -34,7 +34,6 @@ UNIT_PROPERTIES = (
 _FACTS = """\
 . /etc/os-release
 printf 'os\\t%s\\nversion\\t%s\\n' "${ID:-unknown}" "${VERSION_ID:-unknown}"
-printf 'uid\\t%s\\nboot\\t%s\\n' "$(id -u)" "$(cat /proc/sys/kernel/random/boot_id)"
 awk '/^MemTotal/{print "memory\\t" $2}' /proc/meminfo
 df -Pk /var | awk 'NR==2{print "disk\\t" $4}'
 """
@@ -211,8 +210,6 @@ def _facts(lines: Sequence[str]) -> HostFactsSeen:
         version=values.get("version", "unknown"),
         memory=int(values.get("memory", 0)) * 1024,
         disk_free=int(values.get("disk", 0)) * 1024,
-        uid=int(values.get("uid", -1)),
-        boot_id=values.get("boot", ""),
     )
 
 

@@ -15,6 +15,8 @@ from deploy.converge.step import Step
 from deploy.model import resources as want
 
 STAMP_TOOL = "/usr/local/lib/fleet/stamp"
+APT_LOCK_SECONDS = 120
+"""How long another's hold on apt or dpkg (unattended-upgrades, say) is waited for."""
 
 PREAMBLE = f"""\
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -115,7 +117,7 @@ def install(item: want.Package) -> str:
 def packages(steps: Sequence[Step]) -> str:
     """All packages of a host in one transaction. Nothing that is installed starts: configuration comes first.
 
-    A broken or half-done earlier run of dpkg is finished first; another's lock is waited for, two minutes at most.
+    A broken or half-done earlier run of dpkg is finished first; another's lock is waited for.
     """
     names = [
         step.resource.name + (f"={step.resource.version}" if step.resource.version else "")
@@ -127,7 +129,7 @@ def packages(steps: Sequence[Step]) -> str:
         return "\n".join(others)
     words = " ".join(shlex.quote(name) for name in names)
     options = (
-        "-q -y --no-install-recommends --allow-change-held-packages -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0 "
+        "-q -y --no-install-recommends --allow-change-held-packages -o Dpkg::Use-Pty=0 "
         "-o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold -o APT::Update::Error-Mode=any"
     )
     return "\n".join(
@@ -139,14 +141,23 @@ def packages(steps: Sequence[Step]) -> str:
             "  printf '#!/bin/sh\\n# fleet: nothing starts before it is configured\\nexit 101\\n' >$policy",
             "  chmod 755 $policy",
             "fi",
-            "dpkg --configure -a --force-confdef --force-confold >/dev/null",
-            f"install() {{ apt-get install {options} {words}; }}",
-            "if ! log=$(install 2>&1 9>&-); then",
+            # Neither dpkg nor `apt-get update` waits for another's lock itself.
+            "patiently() {",
+            "  n=0",
+            '  until said=$("$@" 2>&1 9>&-); do',
+            "    case $said in *'lock was locked'* | *'get lock'*) ;; *) return 1 ;; esac",
+            "    [ $n -lt $patience ] || return 1",
+            "    n=$((n + 1)); sleep 1",
+            "  done",
+            "}",
+            f"patience={APT_LOCK_SECONDS}",
+            "failed() { printf '%s\\n' \"$said\" | tail -n 8; exit 1; }",
+            "patiently dpkg --configure -a --force-confdef --force-confold || failed",
+            f"install() {{ patiently apt-get install {options} {words}; }}",
+            "if ! install; then",
             # Lists may be old, or never fetched: fetch them once and try again.
-            "  if ! news=$(apt-get update -q -o APT::Update::Error-Mode=any 2>&1 9>&-); then",
-            "    printf '%s\\n' \"$news\" | tail -n 5; exit 1",
-            "  fi",
-            "  if ! log=$(install 2>&1 9>&-); then printf '%s\\n' \"$log\" | tail -n 8; exit 1; fi",
+            "  patiently apt-get update -q -o APT::Update::Error-Mode=any || failed",
+            "  install || failed",
             "fi",
         ]
     )

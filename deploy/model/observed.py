@@ -76,8 +76,6 @@ class HostFactsSeen:
     version: str
     memory: int
     disk_free: int
-    uid: int
-    boot_id: str = ""
 
 
 @dataclass(frozen=True)

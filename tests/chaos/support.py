@@ -14,6 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 INVENTORY = os.environ.get("FLEET_INVENTORY", "lab")
 SPEC = LabSpec.load(INVENTORY)
 
+REPEATS = int(os.environ.get("FLEET_CHAOS_REPEATS", "1"))
+"""How often each fault is repeated: once where time is short (CI), three times or more for figures (`make chaos`)."""
+
 
 def fleet(*arguments: str, inventory: str | Path = INVENTORY, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """Run `fleet COMMAND INVENTORY ...` with no terminal and nothing to read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import threading
@@ -12,7 +13,10 @@ from pathlib import Path
 import pytest
 
 import lab
+from deploy.converge import shell
 from deploy.converge.inventory import folder
+from deploy.converge.step import Step
+from deploy.model.resources import Package, StepClass
 from tests.chaos.support import INVENTORY, ROOT, SPEC, drift, fleet, footprint, on
 
 
@@ -117,6 +121,48 @@ def test_broken_apt() -> None:
         on("mon1", "rm -rf /etc/apt; mv /root/apt /etc/apt; mv /root/lists/* /var/lib/apt/lists/ 2>/dev/null || true")
     assert fleet("apply", "--limit", "mon1").returncode == 0
     assert drift("mon1") == set()
+
+
+LOCKED = """\
+python3 -c "
+import fcntl, time
+with open('/var/lib/dpkg/lock-frontend', 'w') as held:
+    fcntl.lockf(held, fcntl.LOCK_EX)
+    open('/run/apt-locked', 'w').close()
+    time.sleep({seconds})"
+"""
+
+
+@contextmanager
+def apt_locked(host: str, seconds: int) -> Iterator[None]:
+    """As unattended-upgrades does it; the lock goes with its holder."""
+    script = shlex.quote(LOCKED.format(seconds=seconds))
+    on(host, f"rm -f /run/apt-locked; systemd-run --quiet --collect --unit=apt-lock sh -c {script}\n"
+       "until [ -e /run/apt-locked ]; do sleep 0.1; done")  # fmt: skip
+    with undone(host, "systemctl stop apt-lock 2>/dev/null || true"):
+        yield
+
+
+def test_apt_locked_by_another_for_a_while() -> None:
+    on("mon1", "apt-get -q -y remove prometheus >/dev/null 2>&1")
+    with apt_locked("mon1", 6):
+        done = fleet("apply", "--limit", "mon1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert drift("mon1") == set()
+
+
+def test_apt_locked_by_another_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same shell with less patience: it names the holder, and nothing is installed."""
+    monkeypatch.setattr(shell, "APT_LOCK_SECONDS", 2)
+    package = Package(name="hello")
+    step = Step(host="mon1", resource=package, step=StepClass.CREATE, summary="install", script=shell.install(package))
+    with apt_locked("mon1", 60):
+        failure = shell.failure(on("mon1", shell.batch([step]), check=False).splitlines())
+        assert failure is not None
+        assert failure.key == "package:hello"
+        assert "locked by another process with pid" in failure.words
+    assert on("mon1", "dpkg-query -W -f '${db:Status-Status}' hello 2>/dev/null || echo absent") == "absent\n"
+    assert "policy-rc.d" not in on("mon1", "ls /usr/sbin")
 
 
 def test_port_taken_by_a_stranger() -> None:

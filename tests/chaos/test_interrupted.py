@@ -10,13 +10,14 @@ import random
 import shutil
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 import lab
 from deploy.converge.inventory import folder
-from tests.chaos.support import INVENTORY, ROOT, SPEC, apply, drift, fleet, on
+from tests.chaos.support import INVENTORY, REPEATS, ROOT, SPEC, apply, drift, fleet, on
 
 SEED = 20261124
 LEFTOVERS = (
@@ -27,24 +28,59 @@ COMPARED = "/etc/redis /etc/nginx /etc/php /etc/fleet /etc/sysctl.d /etc/ssh/ssh
 
 
 def killed_apply(inventory: str, limit: str, after_lines: int, then: float) -> bool:
-    """Start an apply, kill it `then` seconds after its `after_lines`-th step; False when it ended before."""
+    """Start an apply, kill it `then` seconds after its `after_lines`-th step (0: its start); False if it was over."""
     process = subprocess.Popen(
         [str(ROOT / "fleet"), "apply", inventory, "--limit", limit], cwd=ROOT, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
     seen = 0
-    for line in process.stdout:
+    for line in process.stdout if after_lines else ():
         if line.startswith(f"{limit.split(',')[0]}  "):
             seen += 1
         if seen >= after_lines:
-            threading.Event().wait(then)
             break
+    threading.Event().wait(then)
     alive = process.poll() is None
     process.kill()
     process.wait()
     process.stdout.close()
     return alive
+
+
+# What a server runs with that is its own: names, counters, positions, and what it has found out by itself.
+OWN_VALUES = (
+    "hostname|server_id|server_uid|gtid_.*|timestamp|last_insert_id|pseudo_.*|rand_seed.*|error_count|warning_count|"
+    "bind-source-addr|replicaof|slaveof|.*version_source_revision|innodb_buffer_pool_load.*|read_only|event_scheduler|"
+    "identity|insert_id|wsrep_.*|in_transaction|innodb_temp_data_file_path"
+)
+PARAMETERS = rf"""
+list() {{ sed -E '/^({OWN_VALUES})\t/d' | sed "s/$(hostname)/NAME/g" | sort; }}
+if [ -f /etc/fleet/redis.auth ]; then
+  export REDISCLI_AUTH=$(cat /etc/fleet/redis.auth)
+  for port in 6379 6380; do redis-cli --user fleet --no-auth-warning -p $port CONFIG GET '*' | paste - - | list; done
+fi
+if [ -S /run/mysqld/mysqld.sock ]; then mariadb --no-defaults -NB -e 'SHOW GLOBAL VARIABLES' | list; fi
+if command -v nginx >/dev/null; then nginx -T 2>/dev/null | sed "s/$(hostname)/NAME/g"; fi
+sysctl -n net.core.somaxconn
+systemctl list-unit-files --no-legend --state=enabled,masked | awk '{{ print $1, $2 }}'
+for unit in $(systemctl list-units --type=service --state=running --plain --no-legend | awk '{{ print $1 }}' |
+  grep -v '^user'); do
+  printf '%s %s\n' "$unit" "$(grep 'open files' /proc/$(systemctl show -p MainPID --value $unit)/limits)"
+done
+"""
+
+
+def parameters(host: str) -> list[str]:
+    """All that the host's servers run with, not only what the deployment sets."""
+    return on(host, PARAMETERS).splitlines()
+
+
+def same(host: str, twin: str) -> None:
+    """File by file and parameter by parameter, and nothing half-done about."""
+    assert on(host, LEFTOVERS).strip() == ""
+    assert contents(host) == contents(twin)
+    assert parameters(host) == parameters(twin)
 
 
 def contents(host: str) -> dict[str, str]:
@@ -59,29 +95,55 @@ def contents(host: str) -> dict[str, str]:
     return dict(line.split("\t", 1) for line in on(host, script).splitlines())
 
 
-@pytest.mark.parametrize("round_", [1, 2])
-@pytest.mark.parametrize(("victim", "twin", "kills"), [("web2", "web1", 4), ("data3", "data2", 6)])
-def test_first_deploy_killed_again_and_again(victim: str, twin: str, kills: int, round_: int) -> None:
-    """At least `kills` points in each round: a host's script goes on when the controller dies, so each is progress."""
-    chance = random.Random(f"{SEED}-{victim}-{round_}")
+TWINS = {"web2": "web1", "data3": "data2"}
+
+
+@pytest.mark.parametrize(("victim", "kills"), [("web2", 4), ("data3", 6)])
+def test_first_deploy_killed_again_and_again(victim: str, kills: int) -> None:
+    """At least `kills` points, each run going on where the last one died: a host's script outlives its controller."""
+    chance = random.Random(f"{SEED}-{victim}")
     lab.reset(SPEC, victim)
-    lab.start(SPEC, victim)
     killed = 0
     for turn in range(kills * 3):
         # In turn: some time after the start, wherever that is; and right after a phase has ended on the host.
-        lines, delay = (0, chance.uniform(0.9, 2.2)) if turn % 2 == 0 else (1, chance.uniform(0.0, 0.4))
+        lines, delay = (0, chance.uniform(1.8, 3.5)) if turn % 2 == 0 else (1, chance.uniform(0.0, 0.4))
         if not killed_apply(INVENTORY, victim, lines, delay):
             break
         killed += 1
     assert killed >= kills, f"the deploy was over after {killed} kills"
     apply(victim)
     assert drift(victim) == set()
-    assert on(victim, LEFTOVERS).strip() == ""
-    assert contents(victim) == contents(twin)
+    same(victim, TWINS[victim])
 
 
-def test_change_killed_again_and_again(tmp_path: Path) -> None:
-    """Points over a change of several services' settings, there and back; in the end it is done, then undone."""
+POINTS = 2 if REPEATS == 1 else 10
+
+
+@pytest.fixture(scope="module")
+def seconds() -> dict[str, float]:
+    """How long an undisturbed first deploy of each victim takes."""
+    return {}
+
+
+@pytest.mark.parametrize("victim", ["web2", "data3"])
+@pytest.mark.parametrize("point", range(POINTS))
+def test_first_deploy_killed_once(victim: str, point: int, seconds: dict[str, float]) -> None:
+    """One death for each deploy from nothing, the points spread evenly over all of it."""
+    lab.reset(SPEC, victim)
+    if victim not in seconds:
+        begun = time.monotonic()
+        apply(victim)
+        seconds[victim] = time.monotonic() - begun
+        same(victim, TWINS[victim])
+        lab.reset(SPEC, victim)
+    killed_apply(INVENTORY, victim, 0, seconds[victim] * (point + 0.5) / POINTS)
+    apply(victim)
+    assert drift(victim) == set()
+    same(victim, TWINS[victim])
+
+
+def test_change_killed_once(tmp_path: Path) -> None:
+    """Points spread over a change of several services' settings; each time the next apply ends where it should."""
     changed = tmp_path / folder(INVENTORY).name
     shutil.copytree(folder(INVENTORY), changed)
     with (changed / "group_data/all.py").open("a") as handle:
@@ -91,19 +153,25 @@ def test_change_killed_again_and_again(tmp_path: Path) -> None:
             "mysql = mysql | {'long_query_time': 2.5, 'wait_timeout': 9999}\n"
             "rabbitmq = {'delivery_limit': 7}\n"
         )
-    before = {host: contents(host) for host in ("data1", "web1")}
-    chance = random.Random(SEED)
+    hosts = ("data1", "web1")
+    inventories: list[str | Path] = [INVENTORY, changed]
+    ends: dict[str | Path, dict[str, object]] = {}
+
+    def settled(inventory: str | Path) -> dict[str, object]:
+        done = fleet("apply", "--limit", ",".join(hosts), inventory=inventory)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        assert all(on(host, LEFTOVERS).strip() == "" for host in hosts)
+        return {host: (contents(host), parameters(host)) for host in hosts}
+
+    begun = time.monotonic()
+    for inventory in reversed(inventories):
+        ends[inventory] = settled(inventory)
+    whole = (time.monotonic() - begun) / 2
     killed = 0
-    for turn in range(14):
-        # To and fro, so that there is something to do each time.
-        inventory = changed if turn % 2 == 0 else folder(INVENTORY)
-        lines, delay = (0, chance.uniform(0.7, 1.8)) if turn % 4 < 2 else (1, chance.uniform(0.0, 0.3))
-        killed += killed_apply(str(inventory), "data1,web1", lines, delay)
-    assert killed >= 8
-    done = fleet("apply", "--limit", "data1,web1", inventory=changed)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert fleet("plan", "--limit", "data1,web1", inventory=changed).returncode == 0
-    assert on("data1", LEFTOVERS).strip() == on("web1", LEFTOVERS).strip() == ""
-    apply("data1,web1")
+    for point in range(POINTS * 4):
+        inventory = inventories[(point + 1) % 2]
+        killed += killed_apply(str(inventory), ",".join(hosts), 0, whole * (point + 0.5) / (POINTS * 4))
+        assert settled(inventory) == ends[inventory]
+    assert killed >= POINTS * 2
+    apply(",".join(hosts))
     assert drift() == set()
-    assert {host: contents(host) for host in ("data1", "web1")} == before

@@ -17,7 +17,7 @@ from deploy.model.resources import StepClass, Waiver
 from deploy.model.settings import Settings
 from deploy.model.units import parse_size, show_size
 
-FACTS = HostFactsSeen("debian", "12", 2**33, 2**33, 0)
+FACTS = HostFactsSeen("debian", "12", 2**33, 2**33)
 CONF = want.File(path="/etc/x.conf", content="a\n")
 
 

@@ -49,7 +49,7 @@ def says(
     server = Answer({"variable read_only": read_only, "follows": follows}, "" if running else "not running")
     files = Answer({"origin": origin, "follows": follows if file_follows is None else file_follows})
     return Snapshot(
-        "x", HostFactsSeen("debian", "12", 1, 1, 0),
+        "x", HostFactsSeen("debian", "12", 1, 1),
         answers={SERVER_QUERY: server if running else Answer({}, "not running"), FILES_QUERY: files},
     )  # fmt: skip
 

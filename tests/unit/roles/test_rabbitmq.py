@@ -71,7 +71,7 @@ def found(ctx: Context, answers: Mapping[str, Mapping[str, str]]) -> list[tuple[
         ),
     )
     seen = Snapshot(
-        ctx.host.name, HostFactsSeen("debian", "12", 1, 1, 0), units={UNIT: RUNNING},
+        ctx.host.name, HostFactsSeen("debian", "12", 1, 1), units={UNIT: RUNNING},
         answers={name: Answer(dict(values)) for name, values in answers.items()},
     )  # fmt: skip
     return [(step.key, step.summary, step.step, step.pending) for step in steps(only, seen, "CA")]
