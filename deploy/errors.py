@@ -61,6 +61,10 @@ class FleetError(Exception):
         return (_rebuild, (type(self), *fields))
 
 
+class Unsettled(FleetError):
+    """A refusal of what may be otherwise in a moment: a failover under way, members that are still starting."""
+
+
 def _rebuild(
     kind: type[FleetError], subject: str, found: str, expected: str, hint: str, host: str | None
 ) -> FleetError:

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from deploy.converge.shell import STAMP_TOOL
 from deploy.errors import FleetError
 from deploy.model.catalog import CATALOG, Service
-from deploy.model.fleet import Context, Fleet, HostSpec, Live, waivers
+from deploy.model.fleet import Cluster, Context, Fleet, HostSpec, Live, waivers
 from deploy.model.observed import Snapshot
 from deploy.model.resources import Directory, File, HostState, Resource, Unit
 from deploy.model.secrets import SecretSpec
@@ -30,7 +30,7 @@ class Role(Protocol):
 
     def desired(self, ctx: Context) -> Iterable[Resource]: ...
 
-    def leader(self, ctx: Context, seen: Mapping[str, Snapshot]) -> str | None: ...
+    def clusters(self, ctx: Context, seen: Mapping[str, Snapshot]) -> Mapping[str, Cluster]: ...
 
 
 @cache
@@ -131,19 +131,21 @@ def _expand(resources: Iterable[Resource]) -> Iterable[Resource]:
 
 
 def live(fleet: Fleet, contexts: Mapping[str, Context], seen: Mapping[str, Snapshot]) -> Live:
-    """Who leads each replicated service, asked of its members.
+    """Who leads each cluster and who holds nothing, asked of the members.
 
     Raises:
-        FleetError: members contradict one another, or one of them could not be asked (a role's `leader` says which).
+        FleetError: members contradict one another, or one of them could not be asked (a role's `clusters` says which).
+        Unsettled: they may agree in a moment.
     """
-    leaders = dict(Live.first_boot(fleet).leaders)
+    first = Live.first_boot(fleet)
+    leaders, empty = dict(first.leaders), dict(first.empty)
     proven = set()
     for service in fleet.services():
         if not service.replicated:
             continue
         members = fleet.members(service.name)
-        found = role(service).leader(contexts[members[0].name], seen)
-        if found is not None:
-            leaders[service.name] = found
-            proven.add(service.name)
-    return Live(leaders, frozenset(proven))
+        for name, cluster in role(service).clusters(contexts[members[0].name], seen).items():
+            if cluster.leader is not None:
+                leaders[name], empty[name] = cluster.leader, cluster.empty
+                proven.add(name)
+    return Live(leaders, frozenset(proven), empty)

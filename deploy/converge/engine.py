@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import secrets as random
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +18,16 @@ from deploy.converge import checks, compare, desired, guard, look, remote, shell
 from deploy.converge.issue import issue
 from deploy.converge.step import Step
 from deploy.converge.together import together
-from deploy.errors import FleetError
+from deploy.errors import FleetError, Unsettled
 from deploy.model import fleet as model
 from deploy.model.observed import Snapshot
 from deploy.model.resources import Certificate, HostState, Phase
 from deploy.trust.authority import Authority, Signer
 from deploy.trust.masking import Masker
 from deploy.trust.vault import Vault
+
+PATIENCE = 20.0
+"""Seconds that the members of a cluster have to agree who leads. A returning Redis primary claims to be one for 10."""
 
 Listener = Callable[[str, Step, str], None]
 """Called with the host, the step, and `start`, `done` or `failed`."""
@@ -86,13 +90,28 @@ class Run:
     def look_all(self) -> None:
         """Look at every connected host, all at once, and learn who leads.
 
+        Members that contradict one another only because roles are moving are asked again, until PATIENCE is over.
+
         Raises:
-            FleetError: a host could not be looked at or is not fit to be changed.
+            FleetError: a host could not be looked at or is not fit to be changed, or the members do not agree.
         """
-        together(self.hosts, self.look)
-        contexts = {name: self.context(name) for name in self.hosts}
-        self.live = desired.live(self.fleet, contexts, self.snapshots)
-        self._states.clear()
+        until = time.monotonic() + PATIENCE
+        self._learn(self.hosts)
+        while True:
+            try:
+                contexts = {name: self.context(name) for name in self.hosts}
+                self.live = desired.live(self.fleet, contexts, self.snapshots)
+            except Unsettled:
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(1)
+                self._learn(self.fleet.witnesses())
+            else:
+                self._states.clear()
+                return
+
+    def _learn(self, names: Iterable[str]) -> None:
+        together(names, self.look)
 
     def look(self, name: str) -> Snapshot:
         """Look at one host and remember what was seen."""
@@ -178,9 +197,9 @@ class Run:
         return {host.name: self.steps(host.name) for host in self.fleet.hosts if host.name in self.targets}
 
     def remaining(self) -> dict[str, list[Step]]:
-        """The second look: what still differs (and is not pending) on the hosts that were acted on."""
-        for name in {step.host for step in self.acted}:
-            self._stale.add(name)
+        """The second look: what still differs (and is not pending), with who leads asked anew."""
+        if self.acted:
+            self.look_all()
         return {
             name: left for name, steps in self.plan().items() if (left := [step for step in steps if not step.pending])
         }

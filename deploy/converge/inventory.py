@@ -118,20 +118,13 @@ def connect(inventory: Inventory, fleet: Fleet, targets: frozenset[str]) -> tupl
         FleetError: a host cannot be reached; nothing is done on the others then.
     """
     state = State(inventory, Config(FAIL_PERCENT=0, CONNECT_TIMEOUT=10))
-    wanted = targets | witnesses(fleet)
+    wanted = targets | fleet.witnesses()
     hosts = {host.name: host for host in inventory if host.name in wanted}
     with ctx_state.use(state):
         together(hosts, lambda name: connect_one(hosts[name]))
     for name in targets:
         state.activate_host(hosts[name])
     return state, hosts
-
-
-def witnesses(fleet: Fleet) -> frozenset[str]:
-    """Members of replicated services: asked in every run, so that no run works from a part of the truth."""
-    return frozenset(
-        host.name for service in fleet.services() if service.replicated for host in fleet.members(service.name)
-    )
 
 
 def connect_one(host: Host) -> None:

@@ -11,7 +11,7 @@ from pyinfra.api.exceptions import PyinfraError
 
 from deploy.converge import lock
 from deploy.converge.engine import Run, attach, run_of
-from deploy.converge.inventory import MARKER, connect_one, fleet_of, open_keys, witnesses
+from deploy.converge.inventory import MARKER, connect_one, fleet_of, open_keys
 from deploy.errors import FleetError, FleetErrors
 
 _HELD = ExitStack()
@@ -37,7 +37,7 @@ def _open(state: State) -> Run:
         built = fleet_of(state.inventory, path.name)
         _HELD.enter_context(lock.hold(path, "pyinfra deploy/site.py"))
         targets = frozenset(host.name for host in state.inventory.iter_activated_hosts())
-        hosts = {host.name: host for host in state.inventory if host.name in targets | witnesses(built)}
+        hosts = {host.name: host for host in state.inventory if host.name in targets | built.witnesses()}
         for host in hosts.values():
             connect_one(host)
         run = Run(built, path, open_keys(path), hosts, targets)

@@ -98,8 +98,10 @@ class Service:
     """Names under which the fleet's hosts find it (spec: Service Discovery)."""
     needs: frozenset[str] = frozenset()
     """Services without which this one is of no use."""
-    replicated: bool = False
-    """Has a leader among its members, found by asking them."""
+    clusters: tuple[str, ...] = ()
+    """What its members form together, each with a leader that is found by asking them."""
+    beside: frozenset[str] = frozenset()
+    """It is on every host that has one of these services; no group names it."""
     alone_in_production: bool = False
     metrics_port: str = ""
     metrics_path: str = "/metrics"
@@ -108,6 +110,20 @@ class Service:
     def units_on(self, release: Release) -> tuple[str, ...]:
         """The units under their names on a Debian release: PHP's carry its version."""
         return tuple(unit.format(php=release.php) for unit in self.units)
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """The inventory's groups whose hosts have it."""
+        return self.beside or frozenset({self.group or self.name})
+
+    @property
+    def chosen(self) -> bool:
+        """Whether the inventory says where it is, by a group of its own."""
+        return not self.beside and self.group != "all"
+
+    @property
+    def replicated(self) -> bool:
+        return bool(self.clusters)
 
     def port(self, name: str) -> Port:
         return next(port for port in self.ports if port.name == name)
@@ -133,7 +149,7 @@ CATALOG: Final[tuple[Service, ...]] = (
             Health("Redis (sessions)", Check.REDIS, "sessions"),
         ),
         names=("redis",),
-        replicated=True,
+        clusters=("redis-cache", "redis-sessions"),
     ),
     Service(
         "rabbitmq",
@@ -155,7 +171,7 @@ CATALOG: Final[tuple[Service, ...]] = (
         ports=(Port("mysql", 3306, _clients("frontend", "grader", "worker"), peers=True),),
         health=(Health("MySQL", Check.TCP, "mysql"),),
         names=("mysql",),
-        replicated=True,
+        clusters=("mysql",),
     ),
     Service(
         "gitserver",

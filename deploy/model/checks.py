@@ -67,7 +67,7 @@ def _no_clashes(fleet: Fleet) -> Iterator[FleetError]:
     for host in fleet.hosts:
         if host.settings.environment != "production":
             continue
-        own = [service for service in host.services if service.group != "all"]
+        own = [service for service in host.services if service.chosen]
         for service in own:
             if service.alone_in_production and len(own) > 1:
                 others = ", ".join(other.name for other in own if other is not service)

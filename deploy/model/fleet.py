@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from deploy.errors import FleetError, FleetErrors
-from deploy.model.catalog import ANYONE, CATALOG, RELEASES, SERVICES, Port, Release, Service
+from deploy.model.catalog import ANYONE, CATALOG, RELEASES, Port, Release, Service
 from deploy.model.resources import Waiver
 from deploy.model.settings import Settings
 
@@ -58,6 +58,12 @@ class Fleet:
         """The catalog's services that have a host here, in start order."""
         return tuple(service for service in CATALOG if self.members(service.name))
 
+    def witnesses(self) -> frozenset[str]:
+        """Members of replicated services: asked in every run, so that no run works from a part of the truth."""
+        return frozenset(
+            host.name for service in self.services() if service.replicated for host in self.members(service.name)
+        )
+
     def sources(self, service: Service, port: Port, host: HostSpec) -> tuple[str, ...] | None:
         """Addresses that may connect to this port of this host; None means any address."""
         if ANYONE in port.clients:
@@ -71,23 +77,39 @@ class Fleet:
 
 
 @dataclass(frozen=True)
-class Live:
-    """Who leads each replicated service, as its members said when they were looked at.
+class Cluster:
+    """What the members of a cluster were seen to be. `leader` None: none of them has ever run.
 
-    Before the first boot it is the first member of the inventory, and `proven` lacks the service.
+    `empty` are members proven to hold nothing: new, or made anew after their disk was lost.
+    """
+
+    leader: str | None
+    empty: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Live:
+    """Who leads each cluster, as its members said when they were looked at.
+
+    Before the first boot it is the first member of the inventory, all are empty, and `proven` lacks the cluster.
     """
 
     leaders: Mapping[str, str]
     proven: frozenset[str] = frozenset()
+    empty: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @staticmethod
     def first_boot(fleet: Fleet) -> Live:
-        leaders = {
-            service.name: fleet.members(service.name)[0].name
+        members = {
+            cluster: [host.name for host in fleet.members(service.name)]
             for service in CATALOG
-            if service.replicated and fleet.members(service.name)
+            for cluster in service.clusters
+            if fleet.members(service.name)
         }
-        return Live(leaders)
+        return Live(
+            {cluster: names[0] for cluster, names in members.items()},
+            empty={cluster: frozenset(names) for cluster, names in members.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -108,11 +130,15 @@ class Context:
     def settings(self) -> Settings:
         return self.host.settings
 
-    def leads(self, service: str) -> bool:
-        return self.live.leaders.get(service) == self.host.name
+    def leads(self, cluster: str) -> bool:
+        return self.live.leaders.get(cluster) == self.host.name
 
-    def leader(self, service: str) -> HostSpec:
-        return self.fleet.host(self.live.leaders[service])
+    def leader(self, cluster: str) -> HostSpec:
+        return self.fleet.host(self.live.leaders[cluster])
+
+    def is_empty(self, cluster: str) -> bool:
+        """Whether this host was proven to hold nothing of the cluster."""
+        return self.host.name in self.live.empty.get(cluster, frozenset())
 
 
 def build(name: str, hosts: Mapping[str, HostInput]) -> Fleet:
@@ -154,7 +180,7 @@ def _host(name: str, given: HostInput) -> HostSpec:
                 )
             ]
         ) from None
-    unknown = given.groups - {service.group or service.name for service in CATALOG} - {"all", "inventory"}
+    unknown = given.groups - set(_GROUPS) - {"all", "inventory"}
     if unknown:
         raise FleetErrors(
             [
@@ -162,18 +188,16 @@ def _host(name: str, given: HostInput) -> HostSpec:
                     host=name,
                     subject="groups",
                     found=", ".join(sorted(unknown)),
-                    expected=f"groups named after services: {', '.join(s for s in SERVICES if s not in _ALL)}",
+                    expected=f"groups named after services: {', '.join(_GROUPS)}",
                     hint="rename the group, or give it the name of a service",
                 )
             ]
         )
-    services = tuple(
-        service for service in CATALOG if service.group == "all" or (service.group or service.name) in given.groups
-    )
+    services = tuple(service for service in CATALOG if service.group == "all" or given.groups & service.groups)
     return HostSpec(name, str(address), services, settings)
 
 
-_ALL = {service.name for service in CATALOG if service.group == "all"}
+_GROUPS = tuple(group for service in CATALOG if service.chosen for group in service.groups)
 
 
 def _setting_errors(host: str, error: ValidationError) -> list[FleetError]:

@@ -93,7 +93,7 @@ def names(ctx: Context) -> Iterator[tuple[str, str]]:
         members = ctx.fleet.members(service.name)
         if not members:
             continue
-        where = ctx.leader(service.name) if service.replicated else members[0]
+        where = ctx.leader(service.clusters[0]) if service.clusters else members[0]
         for name in service.names:
             yield where.address, name
 

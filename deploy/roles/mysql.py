@@ -30,9 +30,9 @@ from deploy.model.resources import (
     Unit,
 )
 from deploy.roles import mysql_access as access
-from deploy.roles.mysql_members import FILES_QUERY, SERVER_QUERY, leader
+from deploy.roles.mysql_members import FILES_QUERY, SERVER_QUERY, clusters
 
-__all__ = ["SECRETS", "desired", "leader"]
+__all__ = ["SECRETS", "clusters", "desired"]
 
 SECRETS = access.SECRETS
 

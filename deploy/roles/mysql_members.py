@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from deploy.errors import FleetError
-from deploy.model.fleet import Context
+from deploy.model.fleet import Cluster, Context
 from deploy.model.observed import Answer, Snapshot
 
 FILES_QUERY = "mysql-files"
@@ -40,6 +40,20 @@ def member(name: str, address: str, seen: Snapshot) -> Member:
         writable=running and server.values.get("variable read_only") == "OFF",
         follows=(server if running else files).values.get("follows", ""),
     )  # fmt: skip
+
+
+def clusters(ctx: Context, seen: Mapping[str, Snapshot]) -> Mapping[str, Cluster]:
+    """The database's one cluster.
+
+    Raises:
+        FleetError: it cannot be told who is the primary.
+    """
+    empty = frozenset(
+        host.name
+        for host in ctx.fleet.members("mysql")
+        if host.name in seen and not member(host.name, host.address, seen[host.name]).held
+    )
+    return {"mysql": Cluster(leader(ctx, seen), empty)}
 
 
 def leader(ctx: Context, seen: Mapping[str, Snapshot]) -> str | None:

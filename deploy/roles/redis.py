@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from deploy.errors import FleetError
 from deploy.model.catalog import SERVICES
-from deploy.model.fleet import Context
+from deploy.model.fleet import Cluster, Context
 from deploy.model.observed import Snapshot
 from deploy.model.resources import Directory, File, Package, Parameter, Query, Resource, StepClass, Unit
 from deploy.model.secrets import SecretSpec
@@ -78,7 +78,7 @@ def _instance(ctx: Context, instance: str) -> Iterator[Resource]:
     values = parameters(ctx, instance)
     yield File(
         path=f"{folder}/state.conf",
-        content=ctx.render("redis/state.conf.j2", primary=_primary(ctx), port=port),
+        content=ctx.render("redis/state.conf.j2", primary=_primary(ctx, instance), port=port),
         owner="redis", group="redis", mode=0o640, once=True,
     )  # fmt: skip
     yield File(
@@ -141,7 +141,7 @@ def _running(ctx: Context, instance: str, port: int, values: Mapping[str, str], 
             act="" if restart else f"printf %s {shlex.quote(value)} | {cli} -e -x CONFIG SET {name} >/dev/null",
         )  # fmt: skip
     yield _users(instance, cli, unit, folder)
-    primary = _primary(ctx)
+    primary = _primary(ctx, instance)
     yield Parameter(
         query=config, name="info-master_host", want=primary, at_start=True,
         act=f"{cli} -e REPLICAOF {primary} {port} >/dev/null\n{cli} -e CONFIG REWRITE >/dev/null" if primary
@@ -171,41 +171,38 @@ def _users(instance: str, cli: str, unit: str, folder: str) -> Parameter:
     )  # fmt: skip
 
 
-def _primary(ctx: Context) -> str | None:
+def cluster(instance: str) -> str:
+    return f"redis-{instance}"
+
+
+def _primary(ctx: Context, instance: str) -> str | None:
     """Address to follow; None on the primary itself."""
-    return None if ctx.leads("redis") else ctx.leader("redis").address
+    return None if ctx.leads(cluster(instance)) else ctx.leader(cluster(instance)).address
 
 
-def leader(ctx: Context, seen: Mapping[str, Snapshot]) -> str | None:
-    """Who is primary, as the members say; None when none of them has ever run.
+def clusters(ctx: Context, seen: Mapping[str, Snapshot]) -> Mapping[str, Cluster]:
+    """Who is primary of each instance, as the members say.
 
     Raises:
-        FleetError: more than one claims to be, in the same instance, or the instances have different ones.
+        FleetError: more than one claims to be, or there are only replicas.
     """
-    found: dict[str, list[str]] = {}
-    for instance in INSTANCES:
-        found[instance] = []
-        for member in ctx.fleet.members("redis"):
-            snapshot = seen.get(member.name)
-            unit = snapshot.units.get(f"redis-{instance}.service") if snapshot else None
-            answer = snapshot.answers.get(f"redis-{instance}") if snapshot else None
-            # A stranger on the port of a stopped member has no say.
-            if unit and unit.running and answer and answer.ok and answer.values.get("info-role") == "master":
-                found[instance].append(member.name)
-    for instance, masters in found.items():
-        if len(masters) > 1:
-            raise FleetError(
-                subject=f"redis-{instance}",
-                found=f"{len(masters)} primaries: {', '.join(masters)}",
-                expected="one primary among the members",
-                hint="find out which has the data, make the others follow it (REPLICAOF), then run again",
-            )
-    leaders = {masters[0] for masters in found.values() if masters}
-    if len(leaders) > 1:
+    return {cluster(instance): _cluster(ctx, seen, instance) for instance in INSTANCES}
+
+
+def _cluster(ctx: Context, seen: Mapping[str, Snapshot], instance: str) -> Cluster:
+    masters = []
+    for member in ctx.fleet.members("redis"):
+        snapshot = seen.get(member.name)
+        unit = snapshot.units.get(f"redis-{instance}.service") if snapshot else None
+        answer = snapshot.answers.get(f"redis-{instance}") if snapshot else None
+        # A stranger on the port of a stopped member has no say.
+        if unit and unit.running and answer and answer.ok and answer.values.get("info-role") == "master":
+            masters.append(member.name)
+    if len(masters) > 1:
         raise FleetError(
-            subject="redis",
-            found=f"different primaries: {', '.join(f'{name} of {i}' for i, m in found.items() for name in m)}",
-            expected="both instances to have their primary on one host",
-            hint="make the instances agree (REPLICAOF), then run again",
+            subject=f"redis-{instance}",
+            found=f"{len(masters)} primaries: {', '.join(masters)}",
+            expected="one primary among the members",
+            hint="find out which has the data, make the others follow it (REPLICAOF), then run again",
         )
-    return leaders.pop() if leaders else None
+    return Cluster(masters[0] if masters else None)
