@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from deploy.model.catalog import SSL_DIR, Check, Health, Service
 from deploy.model.fleet import HostSpec
+from deploy.roles.proxy import SOCKET
 from deploy.roles.rabbitmq import MONITORING_FILE
-from deploy.roles.redis import ADMIN_FILE
+from deploy.roles.redis import ADMIN_FILE, INSTANCES
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,13 @@ def endpoint(host: HostSpec, service: Service, health: Health) -> str:
         return f"http://{host.name}:{port}{health.path}"
     if health.check is Check.HTTPS:
         return f"https://{host.name}:{port}{health.path}"
-    return {Check.REDIS: "PING", Check.TCP: "TCP", Check.RABBITMQ: f"HTTP API {health.path}"}[health.check]
+    return {
+        Check.REDIS: "PING",
+        Check.TCP: "TCP",
+        Check.RABBITMQ: f"HTTP API {health.path}",
+        Check.SENTINEL: "SENTINEL CKQUORUM",
+        Check.PROXY: "every backend has a server",
+    }[health.check]
 
 
 def script(host: HostSpec, nonce: str) -> str:
@@ -82,6 +89,17 @@ def _ask(host: HostSpec, service: Service, health: Health) -> str:
             auth = f"REDISCLI_AUTH=$(cat {ADMIN_FILE})"
             ping = f"{auth} timeout {limit} redis-cli --no-auth-warning --user fleet -h {host.address} -p {port} PING"
             return f'reply=$({ping}) && echo "$reply" && [ "$reply" = PONG ]'
+        case Check.SENTINEL:
+            sentinel = f"timeout {limit} redis-cli --no-auth-warning --user fleet -p {port}"
+            checks = " && ".join(f"{sentinel} -e SENTINEL CKQUORUM {name}" for name in INSTANCES)
+            return f"export REDISCLI_AUTH=$(cat {ADMIN_FILE}); {checks}"
+        case Check.PROXY:
+            return (
+                f"stat=$(echo 'show stat' | timeout {limit} socat -t {limit} - UNIX-CONNECT:{SOCKET}) && "
+                "printf '%s\\n' \"$stat\" | awk -F, "
+                '\'$2 == "BACKEND" { n++; if ($18 !~ /^UP/) down = down " " $1 } '
+                'END { if (down != "" || !n) { print "nobody serves:" down; exit 1 } print n " backends up" }\''
+            )
         case Check.RABBITMQ:
             login = f'printf \'user = "%s"\\n\' "$(cat {MONITORING_FILE})"'
             return _answered_200(f"{login} | {curl} --config - http://{host.name}:{port}{shlex.quote(health.path)}")

@@ -13,6 +13,10 @@ from typing import Final
 ANYONE: Final = "anyone"
 """As a client of a port: any address at all, not only the fleet's hosts."""
 
+PROXY_ADDRESS: Final = "127.0.0.2"
+"""Where a client host's own HAProxy listens, on the services' own ports: theirs are free there on every host, since
+servers bind to their host's address and 127.0.0.1 only."""
+
 SSL_DIR: Final = "/etc/omegaup/ssl"
 """Where the spec puts certificates and keys."""
 
@@ -57,6 +61,8 @@ class Check(Enum):
     TCP = "tcp"
     REDIS = "redis"
     RABBITMQ = "rabbitmq"
+    SENTINEL = "sentinel"
+    PROXY = "proxy"
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,8 @@ class Service:
     """Services without which this one is of no use."""
     clusters: tuple[str, ...] = ()
     """What its members form together, each with a leader that is found by asking them."""
+    proxied: bool = False
+    """Clients reach it through the HAProxy of their own host, which knows who serves."""
     beside: frozenset[str] = frozenset()
     """It is on every host that has one of these services; no group names it."""
     alone_in_production: bool = False
@@ -141,8 +149,8 @@ CATALOG: Final[tuple[Service, ...]] = (
         "Cache (evicts) and sessions (never evicts)",
         units=("redis-cache.service", "redis-sessions.service"),
         ports=(
-            Port("cache", 6379, _clients("frontend", "broadcaster"), peers=True),
-            Port("sessions", 6380, _clients("frontend"), peers=True),
+            Port("cache", 6379, _clients("frontend", "broadcaster", "proxy", "sentinel"), peers=True),
+            Port("sessions", 6380, _clients("frontend", "proxy", "sentinel"), peers=True),
         ),
         health=(
             Health("Redis (cache)", Check.REDIS, "cache"),
@@ -150,6 +158,16 @@ CATALOG: Final[tuple[Service, ...]] = (
         ),
         names=("redis",),
         clusters=("redis-cache", "redis-sessions"),
+        proxied=True,
+    ),
+    Service(
+        "sentinel",
+        "Watches both Redis instances and makes a replica the primary when the primary is gone",
+        units=("redis-sentinel.service",),
+        ports=(Port("sentinel", 26379, peers=True),),
+        health=(Health("Sentinel", Check.SENTINEL, "sentinel"),),
+        needs=frozenset({"redis"}),
+        optional=True,
     ),
     Service(
         "rabbitmq",
@@ -157,21 +175,34 @@ CATALOG: Final[tuple[Service, ...]] = (
         units=("rabbitmq-server.service",),
         ports=(
             Port("amqp", 5672, _clients("frontend", "worker", "grader")),
-            Port("management", 15672, _clients("monitoring")),
+            Port("management", 15672, _clients("monitoring", "proxy")),
             Port("epmd", 4369, peers=True),
             Port("distribution", 25672, peers=True),
         ),
         health=(Health("RabbitMQ", Check.RABBITMQ, "management", "/api/health/checks/local-alarms", 30, 10),),
         names=("rabbitmq",),
+        proxied=True,
     ),
     Service(
         "mysql",
         "The database: a primary and its replicas",
         units=("mariadb.service",),
-        ports=(Port("mysql", 3306, _clients("frontend", "grader", "worker"), peers=True),),
+        ports=(
+            Port("mysql", 3306, _clients("frontend", "grader", "worker"), peers=True),
+            Port("role", 3380, _clients("proxy")),
+        ),
         health=(Health("MySQL", Check.TCP, "mysql"),),
         names=("mysql",),
         clusters=("mysql",),
+        proxied=True,
+    ),
+    Service(
+        "proxy",
+        "HAProxy on each client host: leads to whoever serves at the moment",
+        units=("haproxy.service",),
+        ports=(Port("stats", 8404, loopback=True), Port("mysql-reads", 3307, loopback=True)),
+        health=(Health("Proxy", Check.PROXY, "stats"),),
+        beside=_clients("frontend", "grader", "broadcaster", "worker"),
     ),
     Service(
         "gitserver",

@@ -13,7 +13,7 @@ from deploy.model.units import show_size
 RESERVED_CONNECTIONS = 10
 """For people, exporters and replication threads."""
 
-FLEET_WIDE = ("trust", "rabbitmq", "environment")
+FLEET_WIDE = ("trust", "rabbitmq", "sentinel", "environment")
 """Sections whose values only make sense when every host has the same."""
 
 FLEET_WIDE_KEYS = {"mysql": ("database", "user"), "base": ("operators",)}
@@ -194,6 +194,34 @@ def _fleet_wide_values_agree(fleet: Fleet) -> Iterator[FleetError]:
             )
 
 
+def _sentinels_can_decide(fleet: Fleet) -> Iterator[FleetError]:
+    """An even number needs as large a majority as the next odd one; fewer than three have none without one of them."""
+    members, sentinels = fleet.members("redis"), fleet.members("sentinel")
+    if not sentinels and len(members) < 2:
+        return
+    if not sentinels or len(sentinels) % 2 == 0 or (len(sentinels) < 3 and len(members) > 1):
+        yield FleetError(
+            subject="service sentinel",
+            found=f"{len(sentinels)} hosts ({', '.join(host.name for host in sentinels) or 'none'}) for "
+            f"{len(members)} Redis hosts",
+            expected="an odd number of at least three, on hosts that fail independently",
+            hint="correct the group `sentinel` in inventory.py",
+        )
+
+
+def _proxied_connections_last(fleet: Fleet) -> Iterator[FleetError]:
+    longest = max((host.settings.mysql.wait_timeout for host in fleet.members("mysql")), default=0)
+    for host in fleet.members("proxy"):
+        if host.settings.proxy.idle_timeout < longest:
+            yield FleetError(
+                host=host.name,
+                subject="proxy.idle_timeout",
+                found=f"{host.settings.proxy.idle_timeout:.0f} s",
+                expected=f"at least mysql.wait_timeout, {longest} s: or connections that the database keeps are cut",
+                hint="raise it, or lower mysql.wait_timeout",
+            )
+
+
 _RULES = (
     _services_have_hosts,
     _addresses_differ,
@@ -203,4 +231,6 @@ _RULES = (
     _php_pool_is_consistent,
     _renewal_before_end,
     _fleet_wide_values_agree,
+    _sentinels_can_decide,
+    _proxied_connections_last,
 )

@@ -90,6 +90,16 @@ class Redis(Section):
     appendfsync: Literal["always", "everysec", "no"] = setting("everysec", "When the file is synced", applies="hot")
     maxclients: int = setting(10000, "Connections", applies="hot", ge=64, le=100000)
     timeout: int = setting(0, "Idle seconds until a client is cut (0: never)", applies="hot", unit="seconds", ge=0)
+    min_replicas_to_write: int = setting(
+        1, "Replicas that must keep up, or writes are refused (never more than there are)", applies="hot", ge=0, le=10
+    )
+    min_replicas_max_lag: int = setting(
+        10, "A replica silent for longer does not count; so long may a cut-off primary go on accepting writes",
+        applies="hot", unit="seconds", ge=1, le=600,
+    )  # fmt: skip
+    replica_priority: int = setting(
+        100, "Lower is promoted first; 0 never (a setting of single hosts)", applies="hot", ge=0, le=1000
+    )
     repl_backlog_size: Size = setting(
         64 * MIB, "Backlog that lets a replica catch up without a full copy", applies="hot", unit="bytes",
         ge=1 * MIB,
@@ -97,6 +107,45 @@ class Redis(Section):
     slowlog_slower_than: int = setting(10000, "Log slower commands", applies="hot", unit="microseconds", ge=-1)
     tcp_backlog: int = setting(511, "Listen backlog", applies="restart", ge=64, le=65535)
     databases: int = setting(16, "Number of databases", applies="restart", ge=1, le=1024)
+
+
+class Sentinel(Section):
+    """What watches Redis. The quorum is the majority of the sentinels."""
+
+    down_after: Span = setting(
+        3.0, "Silence after which a primary counts as down", applies="hot", unit="seconds", ge=0.5, le=600
+    )
+    failover_timeout: Span = setting(
+        10.0, "A failover that did not come about is tried again after twice this", applies="hot", unit="seconds",
+        ge=1, le=3600,
+    )  # fmt: skip
+    parallel_syncs: int = setting(1, "Replicas that are given the new primary at a time", applies="hot", ge=1, le=100)
+
+
+class Proxy(Section):
+    """HAProxy on the client hosts."""
+
+    check_interval: Span = setting(
+        1.0, "Between two checks of a server", applies="reload", unit="seconds", ge=0.1, le=60
+    )
+    fall: int = setting(2, "Failed checks until a server is left", applies="reload", ge=1, le=100)
+    rise: int = setting(2, "Good checks until a server is used", applies="reload", ge=1, le=100)
+    maxconn: int = setting(4000, "Connections at a time", applies="reload", ge=100, le=100000)
+    connect_timeout: Span = setting(
+        2.0, "For a connection to a server", applies="reload", unit="seconds", ge=0.1, le=60
+    )
+    idle_timeout: Span = setting(
+        8.0 * HOUR, "A silent connection is cut after this; not below mysql.wait_timeout", applies="reload",
+        unit="seconds", ge=60,
+    )  # fmt: skip
+    hard_stop_after: Span = setting(
+        60.0, "What was connected before a reload is cut after this: the process that serves it no longer checks who "
+        "leads", applies="reload", unit="seconds", ge=1, le=3600,
+    )  # fmt: skip
+    cut_sessions: bool = setting(
+        True, "Cut the connections to a server that no longer serves (else they go on until they fail)",
+        applies="reload",
+    )  # fmt: skip
 
 
 class Rabbitmq(Section):
@@ -233,6 +282,8 @@ class Settings(Section):
     base: Base = Base()
     trust: Trust = Trust()
     redis: Redis = Redis()
+    sentinel: Sentinel = Sentinel()
+    proxy: Proxy = Proxy()
     rabbitmq: Rabbitmq = Rabbitmq()
     mysql: Mysql = Mysql()
     grader: Grader = Grader()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from deploy.model.catalog import CATALOG
+from deploy.model.catalog import CATALOG, PROXY_ADDRESS
 from deploy.model.fleet import Context
 from deploy.model.resources import (
     PREVIOUS,
@@ -88,14 +88,17 @@ def desired(ctx: Context) -> Iterable[Resource]:
 
 
 def names(ctx: Context) -> Iterator[tuple[str, str]]:
-    """(address, name) by which services are found: the leader where there is one, else the first member."""
+    """(address, name) by which services are found: through the host's own proxy, or at the first member.
+
+    A name behind the proxy exists where the proxy is, which follows a failover: any other address would be wrong after
+    one.
+    """
     for service in CATALOG:
         members = ctx.fleet.members(service.name)
-        if not members:
+        if not members or (service.proxied and not ctx.host.has("proxy")):
             continue
-        where = ctx.leader(service.clusters[0]) if service.clusters else members[0]
         for name in service.names:
-            yield where.address, name
+            yield PROXY_ADDRESS if service.proxied else members[0].address, name
 
 
 def flows(ctx: Context) -> Iterator[tuple[str, int, tuple[str, ...] | None]]:

@@ -1,7 +1,8 @@
 """Redis: `cache`, which evicts, and `sessions`, which never does; one primary and its replicas each.
 
-Redis rewrites its configuration (CONFIG REWRITE, later Sentinel), so each instance has two files: state.conf, written
-once and then Redis's own, and managed.conf, ours, loaded last and therefore stronger.
+Redis rewrites its configuration (CONFIG REWRITE, by Sentinel at a failover), so each instance has two files:
+state.conf, written once and then Redis's own, and managed.conf, ours, loaded last and therefore stronger. The two
+instances fail over each by itself, so they may have their primaries on different hosts.
 """
 
 from __future__ import annotations
@@ -10,31 +11,44 @@ import hashlib
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 
-from deploy.errors import FleetError
 from deploy.model.catalog import SERVICES
-from deploy.model.fleet import Cluster, Context
-from deploy.model.observed import Snapshot
-from deploy.model.resources import Directory, File, Package, Parameter, Query, Resource, StepClass, Unit
+from deploy.model.fleet import Context
+from deploy.model.resources import Directory, File, Package, Parameter, Phase, Query, Resource, StepClass, Unit
 from deploy.model.secrets import SecretSpec
+from deploy.roles.redis_members import INSTANCES, cluster_of, clusters
 
-INSTANCES = ("cache", "sessions")
+__all__ = ["ADMIN_FILE", "INSTANCES", "SECRETS", "clusters", "desired"]
+
 ADMIN_FILE = "/etc/fleet/redis.auth"
 
 SECRETS: Mapping[str, SecretSpec] = {
     "redis/admin": SecretSpec("password", "Redis: the deployment's own user, on the host itself"),
     "redis/replica": SecretSpec("password", "Redis: replicas to their primary"),
     "redis/app": SecretSpec("password", "Redis: frontend, broadcaster"),
+    "redis/proxy": SecretSpec("password", "Redis: HAProxy asks who is primary"),
+    "redis/sentinel": SecretSpec("password", "Redis: Sentinel watches and fails over"),
 }
 
-APP_COMMANDS = "+get +set +del +unlink +scan +eval +evalsha +incr +expire +ttl +exists +ping +echo"
+APP_COMMANDS = "+get +set +del +unlink +scan +eval +evalsha +incr +expire +ttl +exists +ping +echo +wait"
 APP_KEYS = {
     "cache": "~problem:* ~scoreboard:* ~ratelimit:* ~school_rank:* ~tags:*",
     "sessions": "~session:*",
 }
 """The spec's key patterns: the application cannot touch anything else."""
 
+SENTINEL_COMMANDS = (
+    "&* -@all +multi +slaveof +ping +exec +subscribe +config|rewrite +role +publish +info +client|setname "
+    "+client|kill +script|kill"
+)
+"""As Redis's documentation of Sentinel lists them; the channel is __sentinel__:hello."""
+
 RESTART_ONLY = frozenset({"tcp-backlog", "databases"})
 """Parameters that CONFIG SET refuses (measured on 7.0.15)."""
+
+
+def min_replicas(ctx: Context) -> int:
+    """Replicas that must keep up for the primary to take writes: never more than there are members to be one."""
+    return min(ctx.settings.redis.min_replicas_to_write, len(ctx.fleet.members("redis")) - 1)
 
 
 def parameters(ctx: Context, instance: str) -> dict[str, str]:
@@ -51,6 +65,10 @@ def parameters(ctx: Context, instance: str) -> dict[str, str]:
         "timeout": str(settings.timeout),
         "repl-backlog-size": str(settings.repl_backlog_size),
         "repl-diskless-sync": "yes",
+        "min-replicas-to-write": str(min_replicas(ctx)),
+        "min-replicas-max-lag": str(settings.min_replicas_max_lag),
+        "replica-priority": str(settings.replica_priority),
+        "replica-announce-ip": ctx.host.address,
         "slowlog-log-slower-than": str(settings.slowlog_slower_than),
         "masteruser": "replica",
         "masterauth": ctx.secret("redis/replica"),
@@ -79,11 +97,14 @@ def _instance(ctx: Context, instance: str) -> Iterator[Resource]:
     yield File(
         path=f"{folder}/state.conf",
         content=ctx.render("redis/state.conf.j2", primary=_primary(ctx, instance), port=port),
-        owner="redis", group="redis", mode=0o640, once=True,
+        owner="redis", group="redis", mode=0o600, once=True,
     )  # fmt: skip
     yield File(
         path=f"{folder}/managed.conf",
-        content=ctx.render("redis/managed.conf.j2", instance=instance, port=port, values=values, folder=folder),
+        content=ctx.render(
+            "redis/managed.conf.j2", instance=instance, port=port, values=values, folder=folder,
+            address=ctx.host.address,
+        ),
         owner="root", group="redis", mode=0o640, secret=True,
     )  # fmt: skip
     yield File(
@@ -113,6 +134,8 @@ def acl(ctx: Context, instance: str) -> dict[str, str]:
         "fleet": user("redis/admin", "~* &* +@all"),
         "replica": user("redis/replica", "resetchannels -@all +psync +replconf +ping"),
         "app": user("redis/app", f"{APP_KEYS[instance]} resetchannels -@all {APP_COMMANDS}"),
+        "proxy": user("redis/proxy", "resetchannels -@all +info"),
+        "sentinel": user("redis/sentinel", SENTINEL_COMMANDS),
     }
 
 
@@ -121,88 +144,82 @@ def client(port: int) -> str:
     return f"REDISCLI_AUTH=$(cat {ADMIN_FILE}) redis-cli --no-auth-warning --user fleet -p {port}"
 
 
+INFO = (
+    "role", "master_host", "master_link_status", "connected_slaves", "min_slaves_good_slaves", "master_repl_offset",
+    "slave_repl_offset", "slave_read_repl_offset",
+)  # fmt: skip
+"""What is read of INFO replication."""
+
+
 def _running(ctx: Context, instance: str, port: int, values: Mapping[str, str], folder: str) -> Iterator[Resource]:
     cli = client(port)
     unit = f"redis-{instance}.service"
     config = Query(
-        f"redis-{instance}",
-        f"config=$({cli} -e CONFIG GET {' '.join(values)})\n"
-        f"replication=$({cli} -e INFO replication)\n"
-        "printf '%s\\n' \"$config\" | paste -d '\\t' - -\n"
-        "printf '%s\\n' \"$replication\" | tr -d '\\r' | sed -n 's/^\\(role\\|master_host\\):/info-\\1\\t/p'",
-        unit,
+        f"redis-{instance}", ctx.render("redis/ask.sh.j2", cli=cli, folder=folder, parameters=values, info=INFO), unit
     )
     for name, value in values.items():
         secret = name == "masterauth"
         restart = name in RESTART_ONLY
+        act = "" if restart else f"printf %s {shlex.quote(value)} | {cli} -e -x CONFIG SET {name} >/dev/null"
+        # Not before there are replicas to keep up: writes would be refused until then.
+        first = name == "min-replicas-to-write" and ctx.leads(cluster_of(instance)) and value != "0"
         yield Parameter(
             query=config, name=name, want=value, secret=secret, at_start=True,
-            step=StepClass.RESTART if restart else StepClass.HOT,
-            act="" if restart else f"printf %s {shlex.quote(value)} | {cli} -e -x CONFIG SET {name} >/dev/null",
+            step=StepClass.RESTART if restart else StepClass.HOT, phase=Phase.MEMBERS if first else Phase.STATE,
+            act=f"{_replicas_keep_up(cli, int(value))}\n{act}" if first else act,
         )  # fmt: skip
-    yield _users(instance, cli, unit, folder)
+    yield users(f"redis-{instance}", cli, unit, f"{folder}/users.acl")
     primary = _primary(ctx, instance)
     yield Parameter(
         query=config, name="info-master_host", want=primary, at_start=True,
         act=f"{cli} -e REPLICAOF {primary} {port} >/dev/null\n{cli} -e CONFIG REWRITE >/dev/null" if primary
         else f"echo 'redis-{instance} follows somebody although it is the primary'; exit 1",
     )  # fmt: skip
+    if primary:
+        yield Parameter(
+            query=config, name="info-master_link_status", want="up", phase=Phase.MEMBERS, act=f"""\
+n=0
+until {cli} INFO replication | grep -q '^master_link_status:up'; do
+  n=$((n + 1))
+  [ $n -lt 600 ] || {{ echo 'after 5 minutes still not in step with {primary}'; exit 1; }}
+  sleep 0.5
+done""",
+        )  # fmt: skip
 
 
-def _users(instance: str, cli: str, unit: str, folder: str) -> Parameter:
+def _replicas_keep_up(cli: str, wanted: int) -> str:
+    return f"""\
+n=0
+until [ "$({cli} INFO replication | grep -c '^slave.*state=online')" -ge {wanted} ]; do
+  n=$((n + 1))
+  [ $n -lt 600 ] || {{ echo 'after 5 minutes fewer than {wanted} replicas keep up'; exit 1; }}
+  sleep 0.5
+done"""
+
+
+def users(name: str, cli: str, unit: str, file: str) -> Parameter:
     """The running ACL rules.
 
     How ACL LIST prints a rule differs between versions, so what it printed right after the file was loaded is kept,
     with the file's hash, and compared with what it prints now.
     """
-    file, record = f"{folder}/users.acl", f"/var/lib/fleet/redis-{instance}.acl"
+    record = f"/var/lib/fleet/{name}.acl"
     take = f"{{ sha256sum <{file}; {cli} -e ACL LIST | LC_ALL=C sort; }}"
     return Parameter(
         query=Query(
-            f"redis-{instance}-acl",
+            f"{name}-acl",
             f"live=$({take})\n[ -f {record} ] || {{ printf 'users\\tnever loaded\\n'; exit 0; }}\n"
             f"differ=$(printf '%s\\n' \"$live\" | diff {record} - | sed -n 's/^[<>] user \\([^ ]*\\).*/\\1/p')\n"
             f"if printf '%s\\n' \"$live\" | cmp -s {record} -; then printf 'users\\tas in {file}\\n'\n"
             "else printf 'users\\tdiffer: %s\\n' \"$(echo ${differ:-the file})\"; fi",
             unit,
         ),
-        name="users", want=f"as in {file}", loads=(file,), label=f"redis-{instance}: users",
+        name="users", want=f"as in {file}", loads=(file,), label=f"{name}: users",
         act=f"{cli} -e ACL LOAD >/dev/null\numask 077\n{take} >{record}.new\nmv -f {record}.new {record}",
     )  # fmt: skip
 
 
-def cluster(instance: str) -> str:
-    return f"redis-{instance}"
-
-
 def _primary(ctx: Context, instance: str) -> str | None:
     """Address to follow; None on the primary itself."""
-    return None if ctx.leads(cluster(instance)) else ctx.leader(cluster(instance)).address
-
-
-def clusters(ctx: Context, seen: Mapping[str, Snapshot]) -> Mapping[str, Cluster]:
-    """Who is primary of each instance, as the members say.
-
-    Raises:
-        FleetError: more than one claims to be, or there are only replicas.
-    """
-    return {cluster(instance): _cluster(ctx, seen, instance) for instance in INSTANCES}
-
-
-def _cluster(ctx: Context, seen: Mapping[str, Snapshot], instance: str) -> Cluster:
-    masters = []
-    for member in ctx.fleet.members("redis"):
-        snapshot = seen.get(member.name)
-        unit = snapshot.units.get(f"redis-{instance}.service") if snapshot else None
-        answer = snapshot.answers.get(f"redis-{instance}") if snapshot else None
-        # A stranger on the port of a stopped member has no say.
-        if unit and unit.running and answer and answer.ok and answer.values.get("info-role") == "master":
-            masters.append(member.name)
-    if len(masters) > 1:
-        raise FleetError(
-            subject=f"redis-{instance}",
-            found=f"{len(masters)} primaries: {', '.join(masters)}",
-            expected="one primary among the members",
-            hint="find out which has the data, make the others follow it (REPLICAOF), then run again",
-        )
-    return Cluster(masters[0] if masters else None)
+    name = cluster_of(instance)
+    return None if ctx.leads(name) else ctx.leader(name).address

@@ -32,6 +32,7 @@ all = (  # pyinfra's name for the group of all hosts
 # Groups are named after services. The first member leads on the very first boot only; later the service itself says
 # who leads.
 redis = ["data1", "data2", "data3"]
+sentinel = ["data1", "data2", "data3"]
 rabbitmq = ["data1"]
 mysql = ["data1", "data2", "data3"]
 gitserver = ["app1"]

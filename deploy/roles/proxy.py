@@ -1,0 +1,84 @@
+"""HAProxy on each client host: none of the judge's clients speaks Sentinel or knows several brokers.
+
+It listens on PROXY_ADDRESS on the services' own ports, so a client's configuration is the spec's: `redis:6379`,
+`rabbitmq:5672`, `mysql:3306`. Who serves is asked of the servers themselves, twice a second at a failover.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from deploy.model.catalog import PROXY_ADDRESS, SERVICES
+from deploy.model.fleet import Context
+from deploy.model.resources import File, Package, Query, Resource, Unit
+from deploy.roles.proven import built, reloaded
+from deploy.roles.redis import INSTANCES, min_replicas
+
+UNIT = "haproxy.service"
+CONFIG = "/etc/haproxy/haproxy.cfg"
+SOCKET = "/run/haproxy/admin.sock"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One listener and the servers behind it. `check`: the shape of its question, see the template."""
+
+    name: str
+    port: int
+    server_port: int
+    check: str
+    members: tuple[tuple[str, str], ...]
+    balance: str = "leastconn"
+    path: str = ""
+    check_port: int = 0
+
+
+def backends(ctx: Context) -> list[Backend]:
+    def members(service: str) -> tuple[tuple[str, str], ...]:
+        return tuple((host.name, host.address) for host in ctx.fleet.members(service))
+
+    redis, rabbitmq, mysql = SERVICES["redis"], SERVICES["rabbitmq"], SERVICES["mysql"]
+    found = [
+        Backend(f"redis-{name}", redis.port(name).number, redis.port(name).number, "redis", members("redis"), "first")
+        for name in INSTANCES
+    ]
+    amqp, management = rabbitmq.port("amqp").number, rabbitmq.port("management").number
+    found.append(
+        Backend(
+            "rabbitmq", amqp, amqp, "rabbitmq", members("rabbitmq"), path=f"/api/health/checks/port-listener/{amqp}",
+            check_port=management,
+        )
+    )  # fmt: skip
+    writes, role = mysql.port("mysql").number, mysql.port("role").number
+    reads = SERVICES["proxy"].port("mysql-reads").number
+    found.append(Backend("mysql", writes, writes, "http", members("mysql"), "first", "/primary", role))
+    found.append(Backend("mysql-reads", reads, writes, "http", members("mysql"), "leastconn", "/replica", role))
+    return found
+
+
+def desired(ctx: Context) -> Iterable[Resource]:
+    for package in ("haproxy", "socat"):
+        yield Package(name=package)
+    login = base64.b64encode(f"monitoring:{ctx.secret('rabbitmq/monitoring')}".encode()).decode()
+    build, text = built(
+        ctx, "proxy/haproxy.cfg.j2", settings=ctx.settings.proxy, address=PROXY_ADDRESS, socket=SOCKET,
+        stats=SERVICES["proxy"].port("stats").number, backends=backends(ctx), password=ctx.secret("redis/proxy"),
+        keeping_up=min_replicas(ctx) > 0, login=login,
+    )  # fmt: skip
+    yield File(
+        path=CONFIG, content=text, group="haproxy", mode=0o640, secret=True,
+        check='said=$(haproxy -c -f "$CANDIDATE" 2>&1) || { printf "%s\\n" "$said" | sed "/password/d"; exit 1; }',
+    )  # fmt: skip
+    yield Unit(name=UNIT, rolling=True, reload_files=(CONFIG,))
+    ask = (
+        f"printf 'show info\\n' | socat -t 2 - UNIX-CONNECT:{SOCKET} >/run/fleet-haproxy\n"
+        "sed -n 's/^description: /build\\t/p' /run/fleet-haproxy\n"
+        "began=$(($(date +%s) - $(sed -n 's/^Uptime_sec: //p' /run/fleet-haproxy)))\n"
+        + ctx.render("proven/files.sh.j2", files=CONFIG)
+    )
+    yield from reloaded(
+        ctx, Query("haproxy", ask, UNIT), {"build": build}, (CONFIG,), unit=UNIT, seconds=10,
+        words=f"journalctl --no-pager -o cat -n 8 -u {UNIT}",
+    )  # fmt: skip
