@@ -65,6 +65,10 @@ def parameters(ctx: Context, instance: str) -> dict[str, str]:
         "timeout": str(settings.timeout),
         "repl-backlog-size": str(settings.repl_backlog_size),
         "repl-diskless-sync": "yes",
+        # A primary that was started again takes no write before a replica has caught up: so not the usual 5 s of
+        # waiting for more of them, but no longer than until all are there.
+        "repl-diskless-sync-delay": "1",
+        "repl-diskless-sync-max-replicas": str(max(0, len(ctx.fleet.members("redis")) - 1)),
         "min-replicas-to-write": str(min_replicas(ctx)),
         "min-replicas-max-lag": str(settings.min_replicas_max_lag),
         "replica-priority": str(settings.replica_priority),
@@ -197,6 +201,13 @@ until [ "$({cli} INFO replication | grep -c '^slave.*state=online')" -ge {wanted
 done"""
 
 
+# A rule's words come in another order from every process.
+SORTED_WORDS = (
+    'awk \'{ n = split($0, w, " "); for (i = 3; i < n; i++) for (j = i + 1; j <= n; j++) '
+    "if (w[j] < w[i]) { t = w[i]; w[i] = w[j]; w[j] = t } for (i = 1; i <= n; i++) $i = w[i]; print }'"
+)
+
+
 def users(name: str, cli: str, unit: str, file: str) -> Parameter:
     """The running ACL rules.
 
@@ -204,7 +215,7 @@ def users(name: str, cli: str, unit: str, file: str) -> Parameter:
     with the file's hash, and compared with what it prints now.
     """
     record = f"/var/lib/fleet/{name}.acl"
-    take = f"{{ sha256sum <{file}; {cli} -e ACL LIST | LC_ALL=C sort; }}"
+    take = f"{{ sha256sum <{file}; {cli} -e ACL LIST | {SORTED_WORDS} | LC_ALL=C sort; }}"
     return Parameter(
         query=Query(
             f"{name}-acl",

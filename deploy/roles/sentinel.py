@@ -153,7 +153,8 @@ def _circle(ctx: Context, query: Query, cli: str, instance: str) -> Iterator[Res
             ),
         )  # fmt: skip
     yield Parameter(
-        query=query, name=f"{instance} ckquorum", want="OK", phase=Phase.MEMBERS, label=f"sentinel: {instance} can decide",
+        query=query, name=f"{instance} ckquorum", want="OK", phase=Phase.MEMBERS,
+        label=f"sentinel: {instance} can decide",
         act=f"""\
 n=0
 until said=$({cli} -e SENTINEL CKQUORUM {instance} 2>&1); do

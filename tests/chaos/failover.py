@@ -1,0 +1,66 @@
+"""What the failover suites have in common: credentials, who leads, waiting until the fleet is itself again."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+
+from deploy.converge import inventory
+from deploy.model.fleet import Fleet
+from lab import inside
+from tests.chaos import load as writers
+from tests.chaos.support import INVENTORY, SPEC, drift, on
+
+
+@cache
+def the_fleet() -> Fleet:
+    return inventory.load(inventory.folder(INVENTORY))[1]
+
+
+@cache
+def secret(name: str) -> str:
+    return inventory.open_keys(inventory.folder(INVENTORY)).secret(name)
+
+
+def eventually(what: str, true: Callable[[], bool], seconds: float = 60) -> float:
+    """Wait for a condition, asked twice a second at most; seconds that it took. Fails with its name."""
+    begun = time.monotonic()
+    while not true():
+        assert time.monotonic() < begun + seconds, f"not within {seconds} s: {what}"
+        time.sleep(0.2)
+    return time.monotonic() - begun
+
+
+@contextlib.contextmanager
+def load(host: str, prefix: str, *kinds: str) -> Iterator[writers.Load]:
+    """Writers in the network of this host."""
+    pid = inside.pid(SPEC, host)
+    assert pid is not None
+    with writers.load(pid, secret, prefix, kinds or tuple(writers.KINDS)) as running:
+        yield running
+
+
+def redis(host: str, port: int, *words: str) -> list[str]:
+    """redis-cli on a host as the deployment's user."""
+    command = f"redis-cli --no-auth-warning --user fleet -p {port} {' '.join(words)}"
+    return on(host, f"REDISCLI_AUTH=$(cat /etc/fleet/redis.auth) timeout 5 {command}", check=False).splitlines()
+
+
+def roles(port: int, hosts: tuple[str, ...] = ()) -> dict[str, str]:
+    """Host -> what it says it is: master, slave, or nothing."""
+    names = hosts or tuple(host.name for host in the_fleet().members("redis"))
+    return {name: next(iter(redis(name, port, "ROLE")), "") for name in names}
+
+
+def primary(port: int) -> str:
+    """The one Redis primary. Fails unless there is exactly one."""
+    found = [name for name, role in roles(port).items() if role == "master"]
+    assert len(found) == 1, f"primaries on {port}: {found}"
+    return found[0]
+
+
+def settled(seconds: float = 120) -> None:
+    """Nothing differs from the inventory any more, without any apply."""
+    eventually("plan is empty", lambda: drift() == set(), seconds)

@@ -1,0 +1,72 @@
+"""What can happen to a host and its services; each fault is undone when its block ends, whatever happened in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import lab
+from lab import cgroups, inside
+from tests.chaos.support import SPEC, on
+
+TABLE = "chaos"
+
+
+def kill_9(host: str, unit: str) -> None:
+    """The process dies; systemd starts it again, as Debian's units and ours say."""
+    on(host, f"systemctl kill -s KILL --kill-whom=all {unit}")
+
+
+@contextmanager
+def killed_for_good(host: str, *units: str) -> Iterator[None]:
+    """The process dies and does not come back before the block ends."""
+    names = " ".join(units)
+    # Not by a mask: that of /run is weaker than a unit in /etc.
+    folders = " ".join(f"/run/systemd/system/{unit}.service.d" for unit in units)
+    on(host, f"mkdir -p {folders}\nfor f in {folders}; do printf '[Service]\\nRestart=no\\n' >$f/99-chaos.conf; done\n"
+       f"systemctl daemon-reload; systemctl kill -s KILL --kill-whom=all {names}")  # fmt: skip
+    try:
+        yield
+    finally:
+        on(host, f"rm -rf {folders}; systemctl daemon-reload; systemctl reset-failed {names} || true\n"
+           f"systemctl start {names}")  # fmt: skip
+
+
+@contextmanager
+def power_cut(host: str) -> Iterator[None]:
+    """The whole host, at once; it boots again when the block ends."""
+    lab.kill(SPEC, host)
+    try:
+        yield
+    finally:
+        lab.start(SPEC, host)
+
+
+@contextmanager
+def frozen(host: str) -> Iterator[None]:
+    """Nothing on the host runs, while its network card still answers: as a hanging machine does."""
+    switch = inside.layout().path(SPEC.bridge, host, cgroups.UNIT) / "cgroup.freeze"
+    switch.write_text("1")
+    try:
+        yield
+    finally:
+        switch.write_text("0")
+
+
+@contextmanager
+def cut_off(side: Iterable[str], others: Iterable[str]) -> Iterator[None]:
+    """No packet passes between these hosts and those, in either direction; to the controller they still speak."""
+    addresses = ", ".join(SPEC.address(host) for host in others)
+    rules = f"""\
+table ip {TABLE} {{
+  chain i {{ type filter hook input priority -300; ip saddr {{ {addresses} }} drop; }}
+  chain o {{ type filter hook output priority -300; ip daddr {{ {addresses} }} drop; }}
+}}"""
+    hosts = tuple(side)
+    try:
+        for host in hosts:
+            on(host, f"nft -f - <<'RULES'\n{rules}\nRULES")
+        yield
+    finally:
+        for host in hosts:
+            on(host, f"nft delete table ip {TABLE} 2>/dev/null || true")

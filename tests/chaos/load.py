@@ -1,0 +1,224 @@
+"""Steady writers with a ledger of their own, run inside a client host's network: what was acknowledged must be there.
+
+As a process: `python -m tests.chaos.load` with its orders (JSON) on standard input; it writes until standard input is
+closed, then prints its ledger (JSON). It goes the way that the judge's own clients go: through the host's HAProxy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pika  # type: ignore[import-untyped]
+import pika.exceptions  # type: ignore[import-untyped]
+import pymysql
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from deploy.model.catalog import PROXY_ADDRESS, SERVICES
+
+TIMEOUT = 2.0
+"""Seconds that a client waits for any answer; then it begins anew on another connection."""
+PAUSE = 0.02
+"""Seconds between two writes of one writer."""
+EXCHANGE, QUEUE = "analytics", "AnalyticsQueue"
+TABLE = "chaos_ledger"
+
+
+@dataclass
+class Ledger:
+    """What one writer was promised: (id, time of the acknowledgement), and how often it was refused.
+
+    `kept` are the ids that a stronger promise holds for (a session that a replica has acknowledged too).
+    """
+
+    acknowledged: list[tuple[str, float]] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    refusals: list[tuple[str, float]] = field(default_factory=list)
+
+    def gap(self, since: float = 0.0, until: float = float("inf")) -> float:
+        """The longest time without an acknowledgement, in seconds; up to the end if none came any more."""
+        times = [at for _, at in self.acknowledged if since <= at <= until]
+        marks = [since or times[0], *times, *([until] if until < float("inf") else [])]
+        return max(later - earlier for earlier, later in itertools.pairwise(marks))
+
+    def ids(self) -> set[str]:
+        return {one for one, _ in self.acknowledged}
+
+
+class Writer:
+    """One kind of write on one connection, opened anew after any error."""
+
+    def __init__(self, orders: dict[str, Any], prefix: str) -> None:
+        self.orders, self.prefix = orders, prefix
+        self.ledger = Ledger()
+        self.connection: Any = None
+
+    def run(self, stop: threading.Event) -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            name = f"{self.prefix}-{number}"
+            try:
+                if self.connection is None:
+                    self.connection = self.connect()
+                self.write(name)
+                self.ledger.acknowledged.append((name, time.time()))
+                self.after(name)
+            except Exception as error:  # whatever a client library makes of a failover
+                self.ledger.refusals.append((f"{type(error).__name__}: {error}"[:160], time.time()))
+                connection, self.connection = self.connection, None
+                with contextlib.suppress(Exception):
+                    self.close(connection)
+                stop.wait(0.05)
+            stop.wait(PAUSE)
+
+    def connect(self) -> Any: ...
+    def write(self, name: str) -> None: ...
+    def after(self, name: str) -> None: ...
+
+    def close(self, connection: Any) -> None:
+        if connection is not None:
+            connection.close()
+
+
+class Sessions(Writer):
+    """A session, then WAIT: what a replica has as well survives the primary."""
+
+    instance, key = "sessions", "session:{}"
+
+    def connect(self) -> Any:
+        return redis.Redis(
+            self.orders["address"], SERVICES["redis"].port(self.instance).number, username="app",
+            password=self.orders["redis"], socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT,
+            retry=Retry(NoBackoff(), 0),
+        )  # fmt: skip
+
+    def write(self, name: str) -> None:
+        self.connection.set(self.key.format(name), name, ex=3600)
+
+    def after(self, name: str) -> None:
+        if self.connection.execute_command("WAIT", 1, 500) >= 1:
+            self.ledger.kept.append(name)
+
+
+class Cache(Sessions):
+    instance, key = "cache", "tags:{}"
+
+
+class Messages(Writer):
+    """Persistent and mandatory, with the broker's confirmation."""
+
+    def connect(self) -> Any:
+        connection = pika.BlockingConnection(
+            pika.ConnectionParameters(
+                self.orders["address"], SERVICES["rabbitmq"].port("amqp").number,
+                credentials=pika.PlainCredentials("omegaup", self.orders["rabbitmq"]), socket_timeout=TIMEOUT,
+                stack_timeout=TIMEOUT * 2, blocked_connection_timeout=TIMEOUT, heartbeat=5,
+            )
+        )  # fmt: skip
+        self.channel = connection.channel()
+        self.channel.confirm_delivery()
+        return connection
+
+    def write(self, name: str) -> None:
+        # A broker that does not answer is left after the time of the others, not when its heartbeat is missed.
+        timer = self.connection.call_later(TIMEOUT * 2, self._give_up)
+        self.channel.basic_publish(
+            EXCHANGE, QUEUE, name.encode(), pika.BasicProperties(delivery_mode=2), mandatory=True
+        )
+        self.connection.remove_timeout(timer)
+
+    def _give_up(self) -> None:
+        raise TimeoutError("no confirmation")
+
+
+class Rows(Writer):
+    """A transaction of one row."""
+
+    def connect(self) -> Any:
+        return pymysql.connect(
+            host=self.orders["address"], port=SERVICES["mysql"].port("mysql").number, user="omegaup",
+            password=self.orders["mysql"], database="omegaup", autocommit=True, connect_timeout=int(TIMEOUT),
+            read_timeout=TIMEOUT, write_timeout=TIMEOUT,
+        )  # fmt: skip
+
+    def write(self, name: str) -> None:
+        with self.connection.cursor() as cursor:
+            cursor.execute(f"INSERT INTO {TABLE} (id) VALUES (%s)", (name,))
+
+
+KINDS: dict[str, type[Writer]] = {"sessions": Sessions, "cache": Cache, "messages": Messages, "rows": Rows}
+
+
+def _main() -> None:
+    orders = json.loads(sys.stdin.readline())
+    stop = threading.Event()
+    writers = {kind: KINDS[kind](orders, f"{orders['prefix']}-{kind}") for kind in orders["kinds"]}
+    threads = [threading.Thread(target=writer.run, args=(stop,), daemon=True) for writer in writers.values()]
+    for thread in threads:
+        thread.start()
+    sys.stdin.read()
+    stop.set()
+    for thread in threads:
+        thread.join(TIMEOUT * 5)
+    print(json.dumps({kind: vars(writer.ledger) for kind, writer in writers.items()}))
+
+
+@dataclass
+class Load:
+    """A running load on one host; `ledgers` are there once it has ended."""
+
+    process: subprocess.Popen[str]
+    ledgers: dict[str, Ledger] = field(default_factory=dict)
+
+    def end(self) -> dict[str, Ledger]:
+        if not self.ledgers:
+            said, errors = self.process.communicate(timeout=60)
+            assert self.process.returncode == 0, errors[-2000:]
+            for kind, ledger in json.loads(said).items():
+                self.ledgers[kind] = Ledger(
+                    [(name, at) for name, at in ledger["acknowledged"]], ledger["kept"],
+                    [(why, at) for why, at in ledger["refusals"]],
+                )  # fmt: skip
+        return self.ledgers
+
+
+@contextlib.contextmanager
+def load(
+    pid: int, secret: Callable[[str], str], prefix: str, kinds: tuple[str, ...] = tuple(KINDS), seconds: float = 2.0
+) -> Iterator[Load]:
+    """Load in the network of the process `pid` (a host's init), begun `seconds` before the block is entered."""
+    orders = {
+        "address": PROXY_ADDRESS, "prefix": prefix, "kinds": kinds, "redis": secret("redis/app"),
+        "rabbitmq": secret("rabbitmq/app"), "mysql": secret("mysql/app"),
+    }  # fmt: skip
+    process = subprocess.Popen(
+        ["nsenter", "--target", str(pid), "--net", sys.executable, "-m", "tests.chaos.load"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(orders) + "\n")
+    process.stdin.flush()
+    running = Load(process)
+    try:
+        threading.Event().wait(seconds)
+        yield running
+        running.end()
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+if __name__ == "__main__":
+    _main()
