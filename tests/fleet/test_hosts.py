@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from testinfra.host import Host
 
-from deploy.model.catalog import ANYONE, RELEASES
+from deploy.model.catalog import ANYONE, PROXY_ADDRESS, RELEASES
 from deploy.model.fleet import Fleet, HostSpec
 from tests.fleet.conftest import waived
 
@@ -26,6 +26,10 @@ def test_systemd_has_no_failed_unit(host: Host, spec: HostSpec) -> None:
 def test_names_of_services_resolve_to_members(host: Host, spec: HostSpec, fleet: Fleet) -> None:
     for service in fleet.services():
         members = {member.address for member in fleet.members(service.name)}
+        if service.proxied:
+            if not spec.has("proxy"):
+                continue
+            members = {PROXY_ADDRESS}
         for name in service.names:
             found = host.run(f"getent ahostsv4 {name}").stdout.split()
             assert found, f"{name} does not resolve"

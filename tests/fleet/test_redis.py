@@ -60,7 +60,7 @@ def test_application_may_not_administer(host: Host, spec: HostSpec, instance: st
 
 @pytest.mark.parametrize("instance", INSTANCES)
 def test_users_are_the_deployments(host: Host, spec: HostSpec, instance: str) -> None:
-    assert set(ask(host, instance, "ACL USERS")) == {"default", "fleet", "replica", "app"}
+    assert set(ask(host, instance, "ACL USERS")) == {"default", "fleet", "replica", "app", "proxy", "sentinel"}
     assert any("user default off" in line for line in ask(host, instance, "ACL LIST"))
 
 
@@ -72,6 +72,18 @@ def test_replicas_follow_and_are_in_step(host: Host, spec: HostSpec, fleet: Flee
     else:
         assert found["master_link_status"] == "up"
         assert found["master_host"] in {member.address for member in fleet.members("redis")}
+
+
+@pytest.mark.parametrize("instance", INSTANCES)
+def test_a_primary_without_replicas_takes_no_write(host: Host, spec: HostSpec, fleet: Fleet, instance: str) -> None:
+    wanted = min(spec.settings.redis.min_replicas_to_write, len(fleet.members("redis")) - 1)
+    assert value(host, instance, "min-replicas-to-write") == str(wanted)
+    assert value(host, instance, "min-replicas-max-lag") == str(spec.settings.redis.min_replicas_max_lag)
+
+
+@pytest.mark.parametrize("instance", INSTANCES)
+def test_listens_beside_the_proxy(host: Host, spec: HostSpec, instance: str) -> None:
+    assert value(host, instance, "bind").split() == [spec.address, "127.0.0.1"]
 
 
 def test_persistence_is_well(host: Host, spec: HostSpec) -> None:
