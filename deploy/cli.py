@@ -161,16 +161,20 @@ def _say_applied(
 def status(
     inventory: Inventory, as_json: Json = False,
     wait: Annotated[float, typer.Option(help="Seconds to go on asking until all is well.", min=0)] = 0.0,
+    identity: Identity = None,
 ) -> None:  # fmt: skip
-    """Ask every health check of the catalog. Exit 0: all is well, 1: something is not."""
+    """Ask every health check of the catalog, and who leads and follows. Exit 0: all is well, 1: something is not."""
     with _reported(as_json):
-        fleet, results = ask_status(folder(inventory), wait)
+        said = ask_status(folder(inventory), wait, identity)
         if as_json:
-            print(json.dumps({"checks": [asdict(result) for result in results]}, indent=2))
+            checks, members = [asdict(one) for one in said.results], [asdict(one) for one in said.standings]
+            report = {"well": said.well, "checks": checks, "members": members, "untold": said.untold}
+            print(json.dumps(report, indent=2))
         else:
-            view.show_waivers(out, fleet)
-            view.show_status(out, results)
-        if not all(result.well for result in results):
+            view.show_waivers(out, said.fleet)
+            view.show_status(out, said.results)
+            view.show_standings(out, said.standings, said.untold)
+        if not said.well:
             raise typer.Exit(1)
 
 

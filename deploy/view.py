@@ -14,7 +14,7 @@ from rich.table import Table
 from deploy.converge.health import Result
 from deploy.converge.step import Step
 from deploy.errors import FleetError
-from deploy.model.fleet import Fleet
+from deploy.model.fleet import Fleet, Standing
 from deploy.model.resources import StepClass
 
 SIGNS = {
@@ -86,6 +86,19 @@ def show_status(console: Console, results: Sequence[Result]) -> None:
     console.print(table)
     well = sum(result.well for result in results)
     console.print(f"{well} of {len(results)} checks are well.", highlight=False)
+
+
+def show_standings(console: Console, standings: Sequence[Standing], untold: str) -> None:
+    """Who leads, who follows, and what each says of the others."""
+    table = Table("cluster", "host", "role", "state", "detail", box=None)
+    for one in standings:
+        state = "[green]well[/green]" if one.well else "[red]UNWELL[/red]"
+        table.add_row(one.cluster, one.host, one.role, state, escape(one.detail))
+    if standings:
+        console.print()
+        console.print(table)
+    if untold:
+        console.print(f"[yellow]The clusters' members could not be asked:[/yellow] {escape(untold)}", soft_wrap=True)
 
 
 class Progress:

@@ -9,6 +9,28 @@ from deploy.model.fleet import HostSpec
 from deploy.model.observed import HostFactsSeen
 from deploy.model.units import show_size
 
+CLOCK_TOLERANCE = 5.0
+"""Seconds that a host's clock may be off: certificates, Sentinel's and RabbitMQ's timers are judged by it."""
+
+
+def in_time(host: HostSpec, seen: HostFactsSeen, asked: tuple[float, float]) -> None:
+    """Refuse a host whose clock is not the controller's; it was read within `asked` (seconds since 1970).
+
+    Raises:
+        FleetError: how far it is off.
+    """
+    begun, ended = asked
+    ahead = max(0.0, seen.clock - ended) or min(0.0, seen.clock - begun)
+    if abs(ahead) > CLOCK_TOLERANCE:
+        raise FleetError(
+            host=host.name,
+            subject="clock",
+            found=f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the controller's",
+            expected=f"at most {CLOCK_TOLERANCE:.0f} s of difference",
+            hint="see which of the two is wrong (timedatectl), and that the host reaches its time servers "
+            "(base.ntp_servers); nothing was changed",
+        )
+
 
 def fit(host: HostSpec, seen: HostFactsSeen) -> None:
     """Refuse a host with the wrong system or without room.

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from deploy.converge.shell import STAMP_TOOL
 from deploy.errors import FleetError
 from deploy.model.catalog import CATALOG, Service
-from deploy.model.fleet import Cluster, Context, Fleet, HostSpec, Live, waivers
+from deploy.model.fleet import Cluster, Context, Fleet, HostSpec, Live, Standing, waivers
 from deploy.model.observed import Snapshot
 from deploy.model.resources import Directory, File, HostState, Resource, Unit
 from deploy.model.secrets import SecretSpec
@@ -31,6 +31,8 @@ class Role(Protocol):
     def desired(self, ctx: Context) -> Iterable[Resource]: ...
 
     def clusters(self, ctx: Context, seen: Mapping[str, Snapshot]) -> Mapping[str, Cluster]: ...
+
+    def standings(self, ctx: Context, seen: Mapping[str, Snapshot]) -> Iterable[Standing]: ...
 
 
 @cache
@@ -128,6 +130,15 @@ def _expand(resources: Iterable[Resource]) -> Iterable[Resource]:
                 text += f"ExecReload=+{STAMP_TOOL} %n reload\n"
             yield File(path=f"/etc/systemd/system/{item.name}.d/50-fleet-stamp.conf", content=text)
             yield Directory(path=f"/etc/systemd/system/{item.name}.d")
+
+
+def standings(fleet: Fleet, contexts: Mapping[str, Context], seen: Mapping[str, Snapshot]) -> list[Standing]:
+    """How every member of every cluster stands, by the last look; one that was not looked at does not answer."""
+    found: list[Standing] = []
+    for service in fleet.services():
+        if hasattr(role(service), "standings"):
+            found += role(service).standings(contexts[fleet.members(service.name)[0].name], seen)
+    return found
 
 
 def live(fleet: Fleet, contexts: Mapping[str, Context], seen: Mapping[str, Snapshot]) -> Live:

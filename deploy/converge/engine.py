@@ -113,13 +113,20 @@ class Run:
     def _learn(self, names: Iterable[str]) -> None:
         together(names, self.look)
 
+    def standings(self) -> list[model.Standing]:
+        """How the members of clusters stand, by the last look at each."""
+        contexts = {host.name: self.context(host.name) for host in self.fleet.hosts}
+        return desired.standings(self.fleet, contexts, self.snapshots)
+
     def look(self, name: str) -> Snapshot:
         """Look at one host and remember what was seen."""
         nonce = random.token_hex(8)
         state = self.state(name)
+        asked = time.time()
         reply = remote.run(self.hosts[name], look.script(state.resources, nonce), seconds=600)
         snapshot = look.parse(name, [*reply.stdout, *([] if reply.stdout else reply.stderr)], nonce, state.resources)
         checks.fit(self.fleet.host(name), snapshot.facts)
+        checks.in_time(self.fleet.host(name), snapshot.facts, (asked, time.time()))
         self.snapshots[name] = snapshot
         self._stale.discard(name)
         return snapshot

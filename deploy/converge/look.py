@@ -34,6 +34,7 @@ UNIT_PROPERTIES = (
 _FACTS = """\
 . /etc/os-release
 printf 'os\\t%s\\nversion\\t%s\\n' "${ID:-unknown}" "${VERSION_ID:-unknown}"
+printf 'clock\\t%s\\n' "$(date +%s.%N)"
 awk '/^MemTotal/{print "memory\\t" $2}' /proc/meminfo
 df -Pk /var | awk 'NR==2{print "disk\\t" $4}'
 """
@@ -210,6 +211,7 @@ def _facts(lines: Sequence[str]) -> HostFactsSeen:
         version=values.get("version", "unknown"),
         memory=int(values.get("memory", 0)) * 1024,
         disk_free=int(values.get("disk", 0)) * 1024,
+        clock=float(values.get("clock", 0)),
     )
 
 

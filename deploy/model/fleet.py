@@ -88,6 +88,17 @@ class Cluster:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """How one member of a cluster stands, for people: its role, and what it says of the others."""
+
+    cluster: str
+    host: str
+    role: str
+    well: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class Live:
     """Who leads each cluster, as its members said when they were looked at.
 

@@ -72,10 +72,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class HostFactsSeen:
+    """Bytes; `clock` in seconds since 1970, as the host has it."""
+
     os: str
     version: str
     memory: int
     disk_free: int
+    clock: float = 0.0
 
 
 @dataclass(frozen=True)

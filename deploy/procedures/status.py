@@ -1,45 +1,80 @@
-"""How the fleet is: every health check of the catalog, on every host."""
+"""How the fleet is: every health check of the catalog on every host, and how the members of clusters stand."""
 
 from __future__ import annotations
 
 import secrets as random
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from pyinfra.api import Config, Host, State
 from pyinfra.context import ctx_state
 
 from deploy.converge import health, remote
+from deploy.converge.engine import Run
 from deploy.converge.health import Result
-from deploy.converge.inventory import connect_one, load
+from deploy.converge.inventory import connect_one, load, open_keys
 from deploy.converge.together import together
-from deploy.errors import FleetError
-from deploy.model.fleet import Fleet
+from deploy.errors import FleetError, FleetErrors
+from deploy.model.fleet import Fleet, Standing
 
 
-def status(path: Path, wait: float = 0.0) -> tuple[Fleet, list[Result]]:
-    """All results, in the catalog's order. A host that cannot be reached has all its checks unwell.
+@dataclass(frozen=True)
+class Status:
+    """Health checks in the catalog's order, and how the members of the clusters stand.
+
+    `untold`: why nothing can be said of the clusters (the inventory's secrets could not be opened, say).
+    """
+
+    fleet: Fleet
+    results: list[Result]
+    standings: list[Standing]
+    untold: str = ""
+
+    @property
+    def well(self) -> bool:
+        return all(result.well for result in self.results) and all(one.well for one in self.standings)
+
+
+def status(path: Path, wait: float = 0.0, identity: Path | None = None) -> Status:
+    """Everything that can be said of a fleet. A host that cannot be reached has all its checks unwell.
 
     wait: seconds to go on asking until all is well.
     """
     inventory, fleet = load(path)
     state = State(inventory, Config(CONNECT_TIMEOUT=10))
     hosts = {host.name: host for host in inventory}
+    order = {service.name: rank for rank, service in enumerate(fleet.services())}
     until = time.monotonic() + wait
     with ctx_state.use(state):
         try:
             while True:
                 found = together(hosts, lambda name: _ask(fleet, name, hosts[name]))
                 results = [result for part in found.values() for result in part]
-                if all(result.well for result in results) or time.monotonic() >= until:
-                    break
+                results.sort(key=lambda result: (order[result.service], result.label, result.host))
+                standings, untold = _standings(fleet, path, hosts, identity)
+                said = Status(fleet, results, standings, untold)
+                if said.well or time.monotonic() >= until:
+                    return said
                 time.sleep(1)
         finally:
             for host in hosts.values():
                 if host.connected:
                     host.disconnect()
-    order = {service.name: rank for rank, service in enumerate(fleet.services())}
-    return fleet, sorted(results, key=lambda result: (order[result.service], result.label, result.host))
+
+
+def _standings(
+    fleet: Fleet, path: Path, hosts: Mapping[str, Host], identity: Path | None
+) -> tuple[list[Standing], str]:
+    """What the members of clusters that can be reached say."""
+    witnesses = {name: hosts[name] for name in fleet.witnesses() if hosts[name].connected}
+    try:
+        run = Run(fleet, path, open_keys(path, identity), witnesses, frozenset())
+        together(witnesses, run.look)
+    except (FleetError, FleetErrors) as error:
+        return [], str(error)
+    return run.standings(), ""
 
 
 def _ask(fleet: Fleet, name: str, host: Host) -> list[Result]:

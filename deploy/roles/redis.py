@@ -15,9 +15,9 @@ from deploy.model.catalog import SERVICES
 from deploy.model.fleet import Context
 from deploy.model.resources import Directory, File, Package, Parameter, Phase, Query, Resource, StepClass, Unit
 from deploy.model.secrets import SecretSpec
-from deploy.roles.redis_members import INSTANCES, cluster_of, clusters
+from deploy.roles.redis_members import INSTANCES, cluster_of, clusters, standings
 
-__all__ = ["ADMIN_FILE", "INSTANCES", "SECRETS", "clusters", "desired"]
+__all__ = ["ADMIN_FILE", "INSTANCES", "SECRETS", "clusters", "desired", "standings"]
 
 ADMIN_FILE = "/etc/fleet/redis.auth"
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from deploy.errors import FleetError, Unsettled
-from deploy.model.fleet import Cluster, Context
+from deploy.model.fleet import Cluster, Context, Standing
 from deploy.model.observed import Answer, Snapshot
 
 INSTANCES = ("cache", "sessions")
@@ -140,6 +140,39 @@ def _agreed(instance: str, primary: Member, born: list[Member], sentinels: list[
             expected="every replica to follow the primary, or a majority of the sentinels to say who is",
             hint="start the sentinels, or make the replicas follow the primary that has the data (REPLICAOF)",
         )
+
+
+def standings(ctx: Context, seen: Mapping[str, Snapshot]) -> Iterator[Standing]:
+    """The members of both instances, as they say themselves."""
+    for instance in INSTANCES:
+        every = [member(host.name, host.address, seen.get(host.name), instance) for host in ctx.fleet.members("redis")]
+        lone = sum(one.primary for one in every) == 1
+        names = {one.address: one.name for one in every}
+        for one in every:
+            shot = seen.get(one.name)
+            values = shot.answers.get(cluster_of(instance), _NOTHING).values if shot else {}
+            if not one.running:
+                yield Standing(cluster_of(instance), one.name, "no answer" if shot is None else "not running", False)
+            elif one.primary:
+                kept = values.get("info-min_slaves_good_slaves", values.get("info-connected_slaves", "0"))
+                yield Standing(
+                    cluster_of(instance), one.name, "primary", lone,
+                    f"{kept} replicas keep up, offset {values.get('info-master_repl_offset', '?')}"
+                    + ("" if lone else ": not the only one"),
+                )  # fmt: skip
+            else:
+                link = values.get("info-master_link_status", "?")
+                yield Standing(
+                    cluster_of(instance), one.name, "replica", link == "up",
+                    f"of {names.get(one.follows, one.follows)}, link {link}, "
+                    f"offset {values.get('info-slave_repl_offset', '?')}",
+                )  # fmt: skip
+        for view in views(ctx, seen, instance):
+            primary = names.get(view.primary, view.primary)
+            yield Standing(
+                f"{cluster_of(instance)} sentinels", view.name, "sentinel" if primary else "no answer", bool(primary),
+                f"takes {primary} for the primary" if primary else "",
+            )  # fmt: skip
 
 
 def _counted(sentinels: Iterable[View]) -> str:

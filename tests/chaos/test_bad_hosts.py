@@ -101,6 +101,15 @@ def test_wrong_release(found: str, text: str) -> None:
         refused(fleet("apply", "--limit", "web2"), f"web2: operating system: found {found}")
 
 
+@pytest.mark.parametrize(("shift", "words"), [(3600, "ahead of"), (-7200, "behind")])
+def test_clock_that_is_off(shift: int, words: str) -> None:
+    """The lab's hosts share the machine's clock, so the tool that reads it is another one."""
+    fake = "/usr/local/bin/date"
+    on("web2", f"printf '#!/bin/sh\\necho $(($(/usr/bin/date +%%s) + {shift}))\\n' >{fake}; chmod 755 {fake}")
+    with undone("web2", f"rm {fake}"):
+        refused(fleet("apply", "--limit", "web2"), "web2: clock", words)
+
+
 def test_full_disk(altered: Path) -> None:
     append(altered, "base = {'disk_reserve': '900000gb'}")
     refused(fleet("apply", "--limit", "web2", inventory=altered), "web2: free disk in /var")
