@@ -29,6 +29,7 @@ from deploy.roles.backend import url
 from deploy.roles.common import certificate
 from deploy.roles.nginx import nginx
 from deploy.roles.php import ACCOUNT, php_fpm
+from deploy.roles.redis import min_replicas
 
 HOME = "/opt/omegaup/frontend"
 ROOT = f"{HOME}/www"
@@ -107,6 +108,7 @@ def _configuration(ctx: Context, target: str) -> Iterator[Resource]:
         "REDIS_SESSIONS_HOST": "redis",
         "REDIS_SESSIONS_PORT": redis.port("sessions").number,
         "REDIS_SESSIONS_PASS": ctx.secret("redis/app"),
+        "REDIS_SESSIONS_REPLICAS": min_replicas(ctx),
         "OMEGAUP_DB_HOST": f"mysql:{mysql.port('mysql').number}",
         "OMEGAUP_DB_USER": settings.mysql.user,
         "OMEGAUP_DB_PASS": ctx.secret("mysql/app"),

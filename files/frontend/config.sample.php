@@ -15,6 +15,7 @@ define('REDIS_PASS', 'change-me');
 define('REDIS_SESSIONS_HOST', 'redis');
 define('REDIS_SESSIONS_PORT', 6380);
 define('REDIS_SESSIONS_PASS', 'change-me-too');
+// define('REDIS_SESSIONS_REPLICAS', 1);             // default: 0; replicas that must have a session before it counts
 // define('REDIS_SESSIONS_USER', 'frontend');        // default: REDIS_USER
 // define('REDIS_TLS', false);                       // true: both instances, with our certificate; the host name is verified
 

@@ -20,6 +20,7 @@ final class Config
 
     private const DEFAULTS = [
         'REDIS_TLS' => false,
+        'REDIS_SESSIONS_REPLICAS' => 0,
         'OMEGAUP_DB_TLS' => false,
         'OMEGAUP_RABBITMQ_TLS' => false,
         'OMEGAUP_REFERENCE_LOGIN' => false,

@@ -8,6 +8,7 @@ namespace OmegaUp;
 final class Session
 {
     public const COOKIE = 'ouat';
+    private const WAIT_MILLISECONDS = 500;
 
     /**
      * @return string the token, which is all a client needs to be that identity
@@ -22,12 +23,21 @@ final class Session
             'login_time' => time(),
             'ip_address' => $ip,
         ];
-        $stored = RedisConnection::sessions()->set(
+        $redis = RedisConnection::sessions();
+        $stored = $redis->set(
             self::key($token),
             json_encode($session, JSON_THROW_ON_ERROR),
             ['ex' => Cache::TTL[Cache::SESSION_PREFIX]],
         );
-        return $stored === true ? $token : throw new \RedisException('the session was not stored');
+        if ($stored !== true) {
+            throw new \RedisException('the session was not stored');
+        }
+        // What only the primary has dies with it; nobody was told the token yet, so the login is simply tried again.
+        $replicas = Config::int('REDIS_SESSIONS_REPLICAS');
+        if ($replicas > 0 && $redis->wait($replicas, self::WAIT_MILLISECONDS) < $replicas) {
+            throw new \RedisException('the session has no replica');
+        }
+        return $token;
     }
 
     /**

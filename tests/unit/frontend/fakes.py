@@ -330,7 +330,7 @@ class Redis:
     PASSWORD = "redis-secret"
     ACL = (
         "user frontend on >redis-secret resetkeys {keys} resetchannels -@all"
-        " +get +set +unlink +scan +eval +incr +expire +ttl +ping +echo"
+        " +get +set +unlink +scan +eval +incr +expire +ttl +ping +echo +wait"
     )
     CACHE_KEYS = "~problem:* ~scoreboard:* ~ratelimit:* ~school_rank:* ~tags:*"
     SESSION_KEYS = "~session:*"

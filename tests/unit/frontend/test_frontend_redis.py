@@ -181,3 +181,13 @@ def test_tls(world: World) -> None:
     for _ in range(2):
         assert site.post("/login", {"identity_id": 1}).status == 200
     assert len(redis.clients()) == 1
+
+
+def test_a_session_that_no_replica_has_does_not_count(world: World) -> None:
+    world.redis(Redis.SESSION_KEYS)
+    code = """
+        try { OmegaUp\\Session::create(1, 2, '10.0.0.1'); echo 'a token'; }
+        catch (RedisException $e) { echo $e->getMessage(); }
+    """
+    assert world.site().run(code) == "a token"
+    assert world.site(REDIS_SESSIONS_REPLICAS=1).run(code) == "the session has no replica"
