@@ -51,6 +51,13 @@ class Port:
     loopback: bool = False
     peers: bool = False
     """Members of the same service talk to one another here."""
+    last: int = 0
+    """The end of a range of which a tool takes one port while it runs; nothing listens there otherwise."""
+
+    @property
+    def shown(self) -> str:
+        """As nftables writes it."""
+        return f"{self.number}-{self.last}" if self.last else str(self.number)
 
 
 class Check(Enum):
@@ -171,16 +178,19 @@ CATALOG: Final[tuple[Service, ...]] = (
     ),
     Service(
         "rabbitmq",
-        "The message broker",
+        "The message broker: a cluster of equals",
         units=("rabbitmq-server.service",),
         ports=(
             Port("amqp", 5672, _clients("frontend", "worker", "grader")),
             Port("management", 15672, _clients("monitoring", "proxy")),
             Port("epmd", 4369, peers=True),
             Port("distribution", 25672, peers=True),
+            # Members answer a command-line tool on another member where it listens (rabbitmq.com/docs/networking).
+            Port("tools", 35672, peers=True, last=35682),
         ),
         health=(Health("RabbitMQ", Check.RABBITMQ, "management", "/api/health/checks/local-alarms", 30, 10),),
         names=("rabbitmq",),
+        clusters=("rabbitmq",),
         proxied=True,
     ),
     Service(

@@ -101,7 +101,7 @@ def names(ctx: Context) -> Iterator[tuple[str, str]]:
             yield PROXY_ADDRESS if service.proxied else members[0].address, name
 
 
-def flows(ctx: Context) -> Iterator[tuple[str, int, tuple[str, ...] | None]]:
+def flows(ctx: Context) -> Iterator[tuple[str, str, tuple[str, ...] | None]]:
     """(comment, port, sources) that this host accepts; no sources means anybody."""
     for service in ctx.host.services:
         for port in service.ports:
@@ -109,7 +109,7 @@ def flows(ctx: Context) -> Iterator[tuple[str, int, tuple[str, ...] | None]]:
                 continue
             sources = ctx.fleet.sources(service, port, ctx.host)
             if sources is None or sources:
-                yield f"{service.name} {port.name}", port.number, sources
+                yield f"{service.name} {port.name}", port.shown, sources
 
 
 def sysctls(ctx: Context) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """RabbitMQ: the broker, its running values, and its first user. What lies in it is in rabbitmq_topology.
 
-One member now. A cluster is the same on each member: cluster_formation names all of them, and the first declares.
+A cluster of equals: each member is configured in the same way, and the first that runs declares what all share. The
+first of all starts alone; empty members join afterwards, one after another. One that was lost is forgotten first.
 
 The broker is asked through Erlang's own protocol (erl_call, 10 ms, the cookie as credential): that answers whatever
 has been done to users, passwords and plugins. It is changed through its documented ways: the management API,
@@ -15,14 +16,16 @@ from dataclasses import dataclass
 
 from deploy.model.catalog import SERVICES
 from deploy.model.fleet import Context
-from deploy.model.resources import Directory, File, Package, Parameter, Phase, Query, Resource, StepClass, Unit
+from deploy.model.resources import Directory, File, Only, Package, Parameter, Phase, Query, Resource, StepClass, Unit
 from deploy.model.secrets import SecretSpec
 from deploy.roles import rabbitmq_topology as topology
-from deploy.roles.rabbitmq_topology import ADMIN, API, CURL_FILE, DEFINITIONS, UNIT, ask
+from deploy.roles.rabbitmq_members import CLUSTER, COOKIE, QUERY, UNIT, clusters, node, standings
+from deploy.roles.rabbitmq_topology import ADMIN, API, CURL_FILE, DEFINITIONS, ask
+
+__all__ = ["SECRETS", "clusters", "desired", "standings"]
 
 CONF = "/etc/rabbitmq/rabbitmq.conf"
 ENV = "/etc/rabbitmq/rabbitmq-env.conf"
-COOKIE = "/var/lib/rabbitmq/.erlang.cookie"
 LIMITS = f"/etc/systemd/system/{UNIT}.d/60-fleet.conf"
 MONITORING_FILE = "/etc/fleet/rabbitmq.auth"
 """`user:password` of the user that may only look."""
@@ -66,12 +69,14 @@ def lines(ctx: Context) -> Iterator[Line]:
     def env(name: str, value: str) -> Line:
         return Line(name, value, f"Show(Env({name}))", value)
 
-    yield Line(
-        "listeners.tcp.default", amqp,
-        '[lists:join(" ", [Show(P) || {listener, N, amqp, _, _, P, _} <- rabbit_networking:active_listeners(), '
-        "N =:= node()])]",
-        amqp,
-    )  # fmt: skip
+    # Not 127.0.0.2: there a client host's own proxy listens, which may be this host.
+    sockets = sorted(f"{address}:{amqp}" for address in (ctx.host.address, "127.0.0.1"))
+    listening = (
+        'lists:join(" ", lists:sort([inet:ntoa(I) ++ ":" ++ Show(P) || '
+        "{listener, N, amqp, _, I, P, _} <- rabbit_networking:active_listeners(), N =:= node()]))"
+    )
+    yield Line("listeners.tcp.1", sockets[0], f"[{listening}]", " ".join(sockets))
+    yield Line("listeners.tcp.2", sockets[1])
     yield Line(
         "management.tcp.port", management,
         "case lists:member(\"rabbitmq_management\", Running) of\n"
@@ -105,17 +110,11 @@ def lines(ctx: Context) -> Iterator[Line]:
     members = ctx.fleet.members("rabbitmq")
     yield Line("cluster_formation.peer_discovery_backend", "classic_config")
     yield Line("cluster_formation.target_cluster_size_hint", str(len(members)))
+    # They join one after another anyway.
+    yield Line("cluster_formation.randomized_startup_delay_range.min", "0")
+    yield Line("cluster_formation.randomized_startup_delay_range.max", "1")
     for number, member in enumerate(members, 1):
         yield Line(f"cluster_formation.classic_config.nodes.{number}", node(member.name))
-
-
-def node(host: str) -> str:
-    return f"rabbit@{host}"
-
-
-def first(ctx: Context) -> bool:
-    """Whether this member declares what all of them share."""
-    return ctx.fleet.members("rabbitmq")[0].name == ctx.host.name
 
 
 def desired(ctx: Context) -> Iterable[Resource]:
@@ -125,11 +124,95 @@ def desired(ctx: Context) -> Iterable[Resource]:
     yield Directory(path="/etc/rabbitmq")
     yield from _files(ctx)
     yield Unit(name="epmd.socket")
-    yield Unit(name=UNIT, rolling=True, restart_files=(ENV, COOKIE, LIMITS))
+    joins = ctx.is_empty(CLUSTER) and not ctx.leads(CLUSTER)
+    if joins:
+        yield _join(ctx)
+    # What has data starts together: the member that was stopped last may have to come first.
+    yield Unit(
+        name=UNIT, rolling=True, restart_files=(ENV, COOKIE, LIMITS), phase=Phase.MEMBERS if joins else Phase.UNITS
+    )
     yield _application(ctx)
     yield from _running(ctx)
-    if first(ctx):
+    if ctx.leads(CLUSTER):
         yield from topology.desired(ctx)
+        yield from _membership(ctx)
+    yield _copies(ctx)
+
+
+def _cluster(ctx: Context) -> Query:
+    """The same on each member: who leads is only known from its answers."""
+    ask_broker = ask(_port(), ctx.render("rabbitmq/cluster.erl.j2"))
+    return Query(
+        QUERY,
+        ctx.render(
+            "rabbitmq/cluster.sh.j2", cookie=COOKIE, data=f"/var/lib/rabbitmq/mnesia/{node(ctx.host.name)}",
+            ask=ask_broker,
+        ),
+        UNIT,
+    )  # fmt: skip
+
+
+def _join(ctx: Context) -> Parameter:
+    """An empty member's start: when the leader and every empty member before it are in the cluster."""
+    empty = [host.name for host in ctx.fleet.members("rabbitmq") if host.name in ctx.live.empty[CLUSTER]]
+    leader = ctx.leader(CLUSTER)
+    before = dict.fromkeys([leader.name, *empty[: empty.index(ctx.host.name)]])
+    names = 'io:format("~s", [lists:join(" ", [atom_to_list(N) || N <- rabbit_nodes:all_running()])]),\nfleet.\n'
+    return Parameter(
+        query=_cluster(ctx), name="file-data", want="held", step=StepClass.CREATE, phase=Phase.MEMBERS,
+        label="rabbitmq: membership",
+        act=ctx.render(
+            "rabbitmq/turn.sh.j2", ask=ask(_port(), names, leader.address), before=[node(name) for name in before],
+            unit=UNIT,
+        ),
+    )  # fmt: skip
+
+
+def _membership(ctx: Context) -> Iterator[Resource]:
+    """Asked of the leader: a member that lost its disk is forgotten before it joins anew, one that left for good."""
+    query = _cluster(ctx)
+    forget = ctx.render("rabbitmq/forget.sh.j2")
+    for host in ctx.fleet.members("rabbitmq"):
+        name = node(host.name)
+        lost = host.name in ctx.live.empty.get(CLUSTER, frozenset()) and host.name != ctx.host.name
+        yield Parameter(
+            query=query, name=f"member {name}", want=None if lost else "running", at_start=True,
+            label=f"rabbitmq: member {name}", phase=Phase.STATE if lost else Phase.MEMBERS,
+            act=f"NAME={name}\n{forget}" if lost else f"""\
+n=0
+until rabbitmqctl -q --node {name} --timeout 10 await_startup </dev/null >/dev/null 2>&1; do
+  n=$((n + 1))
+  [ $n -lt 30 ] || {{ echo '{name} does not run in this cluster'; exit 1; }}
+  sleep 1
+done""",
+        )  # fmt: skip
+    yield Only(
+        query=query, prefix="member ", names=frozenset(f"member {node(host.name)}" for host in
+        ctx.fleet.members("rabbitmq")), act=forget, phase=Phase.MEMBERS,
+    )  # fmt: skip
+    yield Parameter(
+        query=query, name="feature-flags", want="all enabled", phase=Phase.MEMBERS, at_start=True,
+        label="rabbitmq: feature flags", act="rabbitmqctl -q enable_feature_flag all </dev/null",
+    )  # fmt: skip
+
+
+def _copies(ctx: Context) -> Parameter:
+    """Each member has a copy of every queue: a queue does not grow with the cluster by itself.
+
+    Then, and only then, leaders are spread anew: never because of a failover.
+    """
+    name = node(ctx.host.name)
+    return Parameter(
+        query=_cluster(ctx), name="copies", want="of every queue", phase=Phase.MEMBERS, label="rabbitmq: copies",
+        act=f"""\
+n=0
+until said=$(rabbitmq-queues -q grow {name} all </dev/null 2>&1) && ! printf '%s' "$said" | grep -qi error; do
+  n=$((n + 1))
+  [ $n -lt 30 ] || {{ printf '%s\\n' "$said" | tail -n 5; exit 1; }}
+  sleep 1
+done
+rabbitmq-queues -q rebalance quorum </dev/null >/dev/null""",
+    )  # fmt: skip
 
 
 def _files(ctx: Context) -> Iterator[Resource]:
@@ -194,7 +277,9 @@ if [ "$found" != empty ]; then
   echo "a broker runs here that was not configured by this deployment, and it is in use: $found"
   exit 1
 fi
-systemctl stop {UNIT} 9>&-""",
+systemctl stop {UNIT} 9>&-
+# Or it would be a cluster of its own, which joins no other.
+rm -rf -- /var/lib/rabbitmq/mnesia/*""",
     )  # fmt: skip
 
 

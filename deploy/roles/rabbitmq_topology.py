@@ -17,8 +17,8 @@ from urllib.parse import quote
 from deploy.model.catalog import DEAD_LETTERS, EXCHANGES, QUEUES, SERVICES
 from deploy.model.fleet import Context
 from deploy.model.resources import Only, Parameter, Phase, Query, Resource
+from deploy.roles.rabbitmq_members import UNIT
 
-UNIT = "rabbitmq-server.service"
 ADMIN = "fleet"
 """The deployment's own user: administrator, from the host itself only."""
 
@@ -102,14 +102,14 @@ def first_definitions(ctx: Context) -> dict[str, Any]:
     }
 
 
-def ask(port: int, expressions: str) -> str:
-    """Shell that evaluates Erlang in the broker and prints what that prints; it must end with the atom `fleet`.
+def ask(port: int, expressions: str, address: str = "127.0.0.1") -> str:
+    """Shell that evaluates Erlang in a broker and prints what that prints; it must end with the atom `fleet`.
 
     To the fixed port: epmd may be away. The caller's name has to be its own, or a second caller is refused.
     """
     return f"""\
 ask() {{
-  out=$(HOME=/var/lib/rabbitmq timeout -k 1 20 erl_call -h "fleet$$" -address 127.0.0.1:{port} -e -fetch_stdout 2>&1) \\
+  out=$(HOME=/var/lib/rabbitmq timeout -k 1 20 erl_call -h "fleet$$" -address {address}:{port} -e -fetch_stdout 2>&1) \\
   || {{ printf '%s\\n' "$out" | cut -c1-300; return 1; }}
   case $out in
   *'{{ok, fleet}}') printf '%s' "${{out%'{{ok, fleet}}'}}" ;;

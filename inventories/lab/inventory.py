@@ -21,7 +21,7 @@ all = (  # pyinfra's name for the group of all hosts
 
 redis = ["data1", "data2", "data3"]
 sentinel = ["data1", "data2", "data3"]
-rabbitmq = ["data1"]
+rabbitmq = ["data1", "data2", "data3"]
 mysql = ["data1", "data2", "data3"]
 gitserver = ["app1"]
 broadcaster = ["app1"]
