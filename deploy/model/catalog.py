@@ -196,11 +196,13 @@ CATALOG: Final[tuple[Service, ...]] = (
     Service(
         "mysql",
         "The database: a primary and its replicas",
-        units=("mariadb.service",),
+        units=("mariadb.service", "omegaup-mysql-agent.service"),
         ports=(
             Port("mysql", 3306, _clients("frontend", "grader", "worker"), peers=True),
             Port("role", 3380, _clients("proxy")),
+            Port("seed", 4444, tls=Tls.MUTUAL, peers=True),
         ),
+        identity=Identity(server=True, client=True, owner="mysql"),
         health=(Health("MySQL", Check.TCP, "mysql"),),
         names=("mysql",),
         clusters=("mysql",),

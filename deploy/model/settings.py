@@ -191,6 +191,17 @@ class Mysql(Section):
     wait_timeout: int = setting(28800, "Idle seconds until a client is cut", applies="hot", unit="seconds", ge=1)
     slave_net_timeout: int = setting(30, "Replica waits for its primary", applies="hot", unit="seconds", ge=5)
     slave_parallel_threads: int = setting(4, "Threads with which a replica applies", applies="hot", ge=0, le=64)
+    semi_sync: bool = setting(True, "A commit counts when a replica has it too", applies="hot")
+    semi_sync_wait_point: Literal["AFTER_SYNC", "AFTER_COMMIT"] = setting(
+        "AFTER_SYNC", "AFTER_SYNC: nobody sees what could still be lost", applies="hot"
+    )
+    semi_sync_timeout: Span = setting(
+        60.0, "How long a commit waits for a replica; then it goes on without (and a failover may lose it)",
+        applies="hot", unit="seconds", ge=0.1, le=86400,
+    )  # fmt: skip
+    max_lag: Span = setting(
+        30.0, "A replica further behind is given no reads", applies="restart", unit="seconds", ge=0, le=86400
+    )
     innodb_log_file_size: Size = setting(96 * MIB, "Redo log", applies="hot", unit="bytes", ge=4 * MIB)
 
 

@@ -1,10 +1,8 @@
-"""MariaDB: one primary, which takes the writes, and replicas that fill themselves from it; GTIDs throughout.
+"""MariaDB: one primary, which takes the writes, and replicas that fill themselves from another member; by GTIDs.
 
 Every member starts read-only, and only what was proven to be the primary is opened, at run time: a primary that comes
-back from a crash after its replica took over must not take writes (see mysql_members.leader for the proof).
-
-Semi-synchronous replication and TLS go into `variables` when they come: both are hot, but the first only once there is
-a replica to answer.
+back from a crash after its replica took over must not take writes (see mysql_members.leader for the proof). For the
+same reason no file makes a member wait for replicas: the primary is told so once replicas follow it.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Iterator
 
-from deploy.model.catalog import SERVICES
+from deploy.model.catalog import SERVICES, SSL_DIR
 from deploy.model.fleet import Context, HostSpec
 from deploy.model.resources import (
     Directory,
@@ -30,6 +28,7 @@ from deploy.model.resources import (
     Unit,
 )
 from deploy.roles import mysql_access as access
+from deploy.roles.mysql_agent import agent
 from deploy.roles.mysql_members import FILES_QUERY, SERVER_QUERY, clusters
 
 __all__ = ["SECRETS", "clusters", "desired"]
@@ -78,7 +77,8 @@ def variables(ctx: Context) -> dict[str, str]:
     settings = ctx.settings.mysql
     return {
         "server_id": str(server_id(ctx.host)),
-        "bind_address": "*",
+        # Not 127.0.0.2: there a client host's own proxy listens, which may be this host.
+        "bind_address": f"{ctx.host.address},127.0.0.1",
         "skip_name_resolve": "ON",
         "local_infile": "OFF",
         "character_set_server": "utf8mb4",
@@ -105,6 +105,10 @@ def variables(ctx: Context) -> dict[str, str]:
         "slave_net_timeout": str(settings.slave_net_timeout),
         "slave_parallel_mode": "optimistic",
         "slave_parallel_threads": str(settings.slave_parallel_threads),
+        # On every member: it has no effect on one that follows nobody.
+        "rpl_semi_sync_slave_enabled": "ON" if semi_sync(ctx) else "OFF",
+        "rpl_semi_sync_master_wait_point": settings.semi_sync_wait_point,
+        "rpl_semi_sync_master_timeout": str(int(settings.semi_sync_timeout * 1000)),
         "read_only": "ON",
         "event_scheduler": "OFF",
         "time_zone": "+00:00",
@@ -117,9 +121,11 @@ FILE_VALUES = {"log_bin": "binlog"}
 
 
 def desired(ctx: Context) -> Iterable[Resource]:
-    yield Package(name="mariadb-server")
+    for package in ("mariadb-server", "mariadb-backup", "curl"):
+        yield Package(name=package)
     yield from _files(ctx)
     yield Unit(name=UNIT, rolling=True, restart_files=(f"/etc/systemd/system/{UNIT}.d/60-fleet.conf",))
+    yield from agent(ctx, SOCKET)
     server = _server(ctx)
     values = variables(ctx)
     leads = ctx.leads("mysql")
@@ -134,6 +140,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
         yield from _replica(ctx, server)
     for name, value in opened.items():
         yield _variable(server, name, value, at_start=False)
+    yield _semi_sync(ctx, server)
 
 
 def _files(ctx: Context) -> Iterator[Resource]:
@@ -158,7 +165,8 @@ def _files(ctx: Context) -> Iterator[Resource]:
         content=ctx.render(
             "mysql/tool.sh.j2", origin_file=ORIGIN, data=DATA, database=ctx.settings.mysql.database, socket=SOCKET,
             seed_file=SEED_FILE, seed_unit=SEED_UNIT, replica_file=REPLICA_FILE, replica_user=access.REPLICA,
-            port=port, domain=GTID_DOMAIN,
+            port=port, domain=GTID_DOMAIN, members=" ".join(host.address for host in ctx.fleet.members("mysql")),
+            address=ctx.host.address, copies=SERVICES["mysql"].port("seed").number, ssl=SSL_DIR,
         ),
         mode=0o755,
     )  # fmt: skip
@@ -175,12 +183,8 @@ def _files(ctx: Context) -> Iterator[Resource]:
         mode=0o400, secret=True,
     )  # fmt: skip
     yield File(path=REPLICA_FILE, content=ctx.secret("mysql/replica") + "\n", mode=0o400, secret=True)
-    # On the primary too, where it does nothing: which files there are must not depend on who leads, which is only
-    # known once they were looked at.
-    yield File(
-        path=f"/etc/systemd/system/{SEED_UNIT}",
-        content=ctx.render("mysql/seed.service.j2", tool=TOOL, primary=ctx.leader("mysql").address),
-    )
+    # On the primary too, where it does nothing: which files there are must not depend on who leads.
+    yield File(path=f"/etc/systemd/system/{SEED_UNIT}", content=ctx.render("mysql/seed.service.j2", tool=TOOL))
     if ctx.leads("mysql"):
         return
     # Before the unit starts: half of the server's own tables may keep it from starting.
@@ -279,6 +283,24 @@ def _schema(ctx: Context, server: Query) -> Iterator[Resource]:
             act=f"{TOOL} schema {name} {digest} {again} <<'CONTENT'\n"
             f"{base64.encodebytes(content).decode().strip()}\nCONTENT",
         )  # fmt: skip
+
+
+def semi_sync(ctx: Context) -> bool:
+    return ctx.settings.mysql.semi_sync and len(ctx.fleet.members("mysql")) > 1
+
+
+def _semi_sync(ctx: Context, server: Query) -> Parameter:
+    """Last of all: on before there is a replica, it would stall the first commits and then switch itself off."""
+    if not semi_sync(ctx):
+        return Parameter(
+            query=server, name="semi-sync", want="off", phase=Phase.MEMBERS, label="mysql:semi-sync",
+            act=f"{SQL} -e 'SET GLOBAL rpl_semi_sync_master_enabled = OFF'",
+        )  # fmt: skip
+    leads = ctx.leads("mysql")
+    return Parameter(
+        query=server, name="semi-sync", want="waits for a replica" if leads else "acknowledges", phase=Phase.MEMBERS,
+        label="mysql:semi-sync", act=f"{TOOL} {'wait_for_replicas' if leads else 'acknowledge'}",
+    )  # fmt: skip
 
 
 def _replica(ctx: Context, server: Query) -> Iterator[Resource]:

@@ -20,19 +20,28 @@ SECRETS: Mapping[str, SecretSpec] = {
     "mysql/grader": SecretSpec("password", "MySQL: the grader"),
     "mysql/worker": SecretSpec("password", "MySQL: the workers"),
     "mysql/replica": SecretSpec("password", "MySQL: replicas to their primary"),
-    "mysql/seed": SecretSpec("password", "MySQL: the first copy of a new replica"),
+    "mysql/seed": SecretSpec("password", "MySQL: members ask one another where they stand"),
 }
 
 GRADER, WORKER, REPLICA, SEED = "grader", "worker", "replica", "seed"
 OWN = frozenset({"root@localhost", "mariadb.sys@localhost"})
 """The server's own accounts that stay: root, by its socket alone, and the locked owner of the views in sys."""
 
-SEED_PRIVILEGES = ("BINLOG MONITOR", "EVENT", "SELECT", "SHOW VIEW", "TRIGGER")
+PEER_PRIVILEGES = ("BINLOG MONITOR", "SLAVE MONITOR")
+"""To ask another member where it stands."""
+
+AGENT = "mysql"
+"""For the agent and the copies that it makes: known by the socket and the system account that it comes from."""
+
+AGENT_PRIVILEGES = ("BINLOG MONITOR", "LOCK TABLES", "PROCESS", "RELOAD", "SLAVE MONITOR")
 
 
 @dataclass(frozen=True)
 class Login:
-    """An account: the user of one client address. `grants`: scope, as SQL has it -> privileges."""
+    """An account: the user of one client address. `grants`: scope, as SQL has it -> privileges.
+
+    Without a secret it is the agent, on the host itself.
+    """
 
     user: str
     address: str
@@ -71,7 +80,7 @@ def logins(ctx: Context) -> tuple[Login, ...]:
         FleetError: the application's user has a name that is taken.
     """
     settings = ctx.settings.mysql
-    taken = (GRADER, WORKER, REPLICA, SEED, "root", "mysql")
+    taken = (GRADER, WORKER, REPLICA, SEED, AGENT, "root")
     if settings.user in taken:
         raise FleetError(
             subject="mysql.user",
@@ -93,17 +102,18 @@ def logins(ctx: Context) -> tuple[Login, ...]:
         for service, (user, secret, grants) in needs.items()
         for host in ctx.fleet.members(service)
     ]
+    found.append(Login(AGENT, "localhost", "", {"*.*": AGENT_PRIVILEGES}))
     members = ctx.fleet.members("mysql")
     # For every member, the primary too: after a failover it is the one that follows.
     for host in members if len(members) > 1 else ():
         found.append(Login(REPLICA, host.address, "mysql/replica", {"*.*": ("REPLICATION SLAVE",)}))
-        found.append(Login(SEED, host.address, "mysql/seed", {"*.*": SEED_PRIVILEGES}))
+        found.append(Login(SEED, host.address, "mysql/seed", {"*.*": PEER_PRIVILEGES, everything: ("SELECT",)}))
     return tuple(found)
 
 
 def digests(ctx: Context) -> list[tuple[str, str]]:
     """(user, what the server keeps of its password), as SQL strings."""
-    pairs = {(one.user, one.secret): None for one in logins(ctx)}
+    pairs = {(one.user, one.secret): None for one in logins(ctx) if one.secret}
     return [(literal(user), literal(digest(ctx.secret(secret)))) for user, secret in pairs]
 
 
@@ -119,8 +129,9 @@ def accounts(ctx: Context, query: Query, sql: str, tool: str) -> Iterator[Resour
     )  # fmt: skip
     for login in everybody:
         yield Parameter(
-            query=query, name=f"account {login.name}", want="password as declared",
-            act=_run(sql, _declare(login, digest(ctx.secret(login.secret)))),
+            query=query, name=f"account {login.name}",
+            want="password as declared" if login.secret else "unix_socket",
+            act=_run(sql, _declare(login, digest(ctx.secret(login.secret)) if login.secret else "")),
         )  # fmt: skip
         yield Parameter(
             query=query, name=f"grants {login.name}", want=login.shown, act=_grant(ctx, sql, tool, login)
@@ -143,7 +154,7 @@ def _run(sql: str, statements: str) -> str:
 
 
 def _declare(login: Login, kept: str) -> str:
-    way = f"IDENTIFIED VIA mysql_native_password USING '{kept}'"
+    way = f"IDENTIFIED VIA mysql_native_password USING '{kept}'" if kept else "IDENTIFIED VIA unix_socket"
     free = (
         "REQUIRE NONE WITH MAX_QUERIES_PER_HOUR 0 MAX_UPDATES_PER_HOUR 0 MAX_CONNECTIONS_PER_HOUR 0 "
         "MAX_USER_CONNECTIONS 0 MAX_STATEMENT_TIME 0 PASSWORD EXPIRE DEFAULT ACCOUNT UNLOCK"
@@ -156,6 +167,9 @@ def _grant(ctx: Context, sql: str, tool: str, login: Login) -> str:
     give = "\n".join(
         f"GRANT {', '.join(privileges)} ON {scope} TO {login.sql};" for scope, privileges in login.grants.items()
     )
+    if not login.secret:
+        # The package made it, with everything; what it may as others' proxy cannot be revoked.
+        give = f"DROP USER IF EXISTS {login.sql};\n{_declare(login, '')}\n{give}"
     granted = [
         f"({literal(scope)}, {literal(privilege)})"
         for scope, privileges in login.grants.items()

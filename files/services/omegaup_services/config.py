@@ -203,6 +203,19 @@ class RunnerConfig(ServiceConfig):
     backoff: Backoff = field(default_factory=Backoff)
 
 
+@dataclass(frozen=True, kw_only=True)
+class MysqlAgentConfig(ServiceConfig):
+    """`listen`: copies, over mutual TLS; `role_listen`: the role, in plain HTTP, for the proxies. While `drain_file`
+    exists it says that nothing here serves.
+    """
+
+    role_listen: Listen
+    socket: Path
+    user: str = "mysql"
+    max_lag_seconds: float = limits(0, 24 * HOUR, 30.0)
+    drain_file: Path
+
+
 QUEUES = ("ContestQueue", "NotificationQueue", "AnalyticsQueue")
 
 
