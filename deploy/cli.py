@@ -22,6 +22,7 @@ from deploy import view  # noqa: E402
 from deploy.converge.inventory import folder  # noqa: E402
 from deploy.converge.step import Step  # noqa: E402
 from deploy.errors import FleetError, FleetErrors  # noqa: E402
+from deploy.procedures import db  # noqa: E402
 from deploy.procedures.apply import apply as apply_fleet  # noqa: E402
 from deploy.procedures.diffs import diffs  # noqa: E402
 from deploy.procedures.initialise import initialise  # noqa: E402
@@ -40,8 +41,10 @@ app = typer.Typer(
     help="Turn bare Debian hosts into the omegaUp fleet, prove that they are one, and keep them so.\n\n"
     "An INVENTORY is a name below inventories/ (lab, single, production) or a folder with an inventory.py.",
 )
+db_app = typer.Typer(no_args_is_help=True, help="Who takes the database's writes: see it, move it.")
 secrets_app = typer.Typer(no_args_is_help=True, help="The inventory's secrets, encrypted at rest.")
 app.add_typer(lab_app, name="lab", help="Real Debian hosts on this machine.")
+app.add_typer(db_app, name="db")
 app.add_typer(secrets_app, name="secrets")
 
 # Where nobody's terminal sets the width, lines are for a log: wide.
@@ -186,6 +189,62 @@ def verify(context: typer.Context, inventory: Inventory) -> None:
     """
     with _reported():
         raise typer.Exit(run_suite(folder(inventory), context.args))
+
+
+@db_app.command("status")
+def db_status(inventory: Inventory, identity: Identity = None, as_json: Json = False) -> None:
+    """Each member: primary or replica, how far behind, whether commits wait for replicas. Exit 1: not all is well."""
+    with _reported(as_json), db.members(inventory, identity) as found:
+        standings = [one for one in found.run.standings() if one.cluster == "mysql"]
+        if as_json:
+            print(json.dumps({"members": [asdict(one) for one in standings]}, indent=2))
+        else:
+            view.show_standings(out, standings, "")
+        if not all(one.well for one in standings):
+            raise typer.Exit(1)
+
+
+To = Annotated[str | None, typer.Option("--to", help="The member that is to take the writes.")]
+
+
+@db_app.command("switchover")
+def db_switchover(inventory: Inventory, to: To = None, identity: Identity = None, as_json: Json = False) -> None:
+    """Move the writes to a replica, in order. Nothing is lost or done twice; writers pause for a second or two.
+
+    Refuses unless every member answers and every replica is in step.
+    """
+    with _reported(as_json):
+        _say_moved(db.switchover(inventory, to, identity), as_json)
+
+
+@db_app.command("failover")
+def db_failover(
+    inventory: Inventory, to: To = None, identity: Identity = None, as_json: Json = False,
+    fence: Annotated[bool, typer.Option("--fence", help="Stop and mask the old primary first.")] = False,
+    fenced: Annotated[
+        str, typer.Option("--fenced", metavar="HOW", help="How you know that an unreachable primary does not serve.")
+    ] = "",
+    without: Annotated[list[str] | None, typer.Option(help="A replica that is lost too, and what only it has.")] = None,
+) -> None:  # fmt: skip
+    """Replace a primary that is gone by the replica that has most.
+
+    Refuses unless the old primary is fenced: its unit stopped and masked (--fence does it), or, where its host does
+    not answer, your word for it (--fenced 'powered off by Ana'). When it is back, apply makes it a replica.
+    """
+    with _reported(as_json):
+        _say_moved(
+            db.failover(inventory, to, identity, fence=fence, fenced=fenced, without=tuple(without or ())), as_json
+        )
+
+
+def _say_moved(moved: db.Moved, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(asdict(moved), indent=2))
+    else:
+        out.print(
+            f"{moved.new} takes the writes, {moved.old} no longer: {moved.pause:.1f} s, at {moved.position}.",
+            highlight=False,
+        )
 
 
 @secrets_app.command("init")

@@ -29,9 +29,9 @@ from deploy.model.resources import (
 )
 from deploy.roles import mysql_access as access
 from deploy.roles.mysql_agent import agent
-from deploy.roles.mysql_members import FILES_QUERY, SERVER_QUERY, clusters
+from deploy.roles.mysql_members import FILES_QUERY, SERVER_QUERY, clusters, standings
 
-__all__ = ["SECRETS", "clusters", "desired"]
+__all__ = ["SECRETS", "clusters", "desired", "standings"]
 
 SECRETS = access.SECRETS
 
@@ -42,6 +42,7 @@ DATA = "/var/lib/mysql"
 ORIGIN = f"{DATA}/fleet-origin"
 SOCKET = "/run/mysqld/mysqld.sock"
 TOOL = "/usr/local/lib/fleet/mysql"
+ROLE_TOOL = "/usr/local/lib/fleet/mysql-role"
 SEED_UNIT = "fleet-mysql-seed.service"
 SEED_FILE, REPLICA_FILE = "/etc/fleet/mysql-seed.cnf", "/etc/fleet/mysql-replica.auth"
 CLIENT = f"mariadb --no-defaults --user=root --socket={SOCKET} --default-character-set=utf8mb4"
@@ -169,6 +170,15 @@ def _files(ctx: Context) -> Iterator[Resource]:
             address=ctx.host.address, copies=SERVICES["mysql"].port("seed").number, ssl=SSL_DIR,
         ),
         mode=0o755,
+    )  # fmt: skip
+    yield File(
+        path=ROLE_TOOL, mode=0o755,
+        content=ctx.render(
+            "mysql/role.sh.j2", members=" ".join(host.address for host in ctx.fleet.members("mysql")),
+            address=ctx.host.address, socket=SOCKET, seed_file=SEED_FILE, seed_user=access.SEED,
+            replica_file=REPLICA_FILE, replica_user=access.REPLICA, agent=access.AGENT, port=port,
+            semi_sync=semi_sync(ctx), database=ctx.settings.mysql.database,
+        ),
     )  # fmt: skip
     files = _files_query(ctx)
     # A file read after ours would be stronger than ours.

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from deploy.errors import FleetError
-from deploy.model.fleet import Cluster, Context
+from deploy.model.fleet import Cluster, Context, Standing
 from deploy.model.observed import Answer, Snapshot
 
 FILES_QUERY = "mysql-files"
 """What can be read without the server: where the data comes from, whom it follows."""
 SERVER_QUERY = "mysql"
+CLUSTER = "mysql"
 
 _NOTHING = Answer({}, "was not asked")
 
@@ -40,6 +41,53 @@ def member(name: str, address: str, seen: Snapshot) -> Member:
         writable=running and server.values.get("variable read_only") == "OFF",
         follows=(server if running else files).values.get("follows", ""),
     )  # fmt: skip
+
+
+def behind(seen: Snapshot, one: Member, primary: Member, max_lag: float) -> str:
+    """Why this member cannot take its primary's place now; empty if it can. max_lag in seconds."""
+    values = seen.answers.get(SERVER_QUERY, _NOTHING).values
+    if not one.running:
+        return "its server does not answer"
+    if not one.held:
+        return f"its data is {values.get('data', 'unknown')}"
+    if one.follows != primary.address:
+        return f"follows {one.follows or 'nobody'}"
+    if values.get("threads") != "io Yes, sql Yes":
+        return f"replication: {values.get('threads', 'none')}"
+    if values.get("writes") != "none of its own":
+        return f"writes of its own: {values.get('writes')}"
+    lag = values.get("lag", "NULL")
+    return "" if lag.isdigit() and int(lag) <= max_lag else f"{lag} s behind"
+
+
+def standings(ctx: Context, seen: Mapping[str, Snapshot]) -> Iterator[Standing]:
+    """Each member: primary or replica, how far behind, whether commits wait for replicas."""
+    everybody = ctx.fleet.members("mysql")
+    found = [member(host.name, host.address, seen[host.name]) for host in everybody if host.name in seen]
+    names = {host.address: host.name for host in everybody}
+    lone = sum(one.writable and not one.follows for one in found) == 1
+    wanted = ctx.settings.mysql.semi_sync and len(everybody) > 1
+    for host in everybody:
+        one = next((other for other in found if other.name == host.name), None)
+        values = seen[host.name].answers.get(SERVER_QUERY, _NOTHING).values if one else {}
+        sync = values.get("semi-sync", "?")
+        if one is None or not one.running:
+            yield Standing(CLUSTER, host.name, "no answer" if one is None else "not running", False)
+        elif one.follows:
+            well = values.get("threads") == "io Yes, sql Yes" and not one.writable
+            yield Standing(
+                CLUSTER, host.name, "replica", well and (not wanted or sync == "acknowledges"),
+                f"of {names.get(one.follows, one.follows)}, {values.get('threads', '')}, "
+                f"{values.get('lag', '?')} s behind, at {values.get('position', '?')}, semi-sync: {sync}"
+                + (", takes writes" if one.writable else ""),
+            )  # fmt: skip
+        else:
+            well = one.writable and lone and (not wanted or sync == "waits for a replica")
+            yield Standing(
+                CLUSTER, host.name, "primary" if one.writable else "follows nobody", well,
+                ("takes writes" if one.writable else "takes no writes")
+                + f", at {values.get('position', '?')}, semi-sync: {sync}",
+            )  # fmt: skip
 
 
 def clusters(ctx: Context, seen: Mapping[str, Snapshot]) -> Mapping[str, Cluster]:

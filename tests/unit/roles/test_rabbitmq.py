@@ -21,9 +21,9 @@ from deploy.model.catalog import EXCHANGES, QUEUES, SERVICES, WORKERS
 from deploy.model.fleet import Context, HostInput, Live, build
 from deploy.model.observed import Answer, HostFactsSeen, Snapshot, UnitState
 from deploy.model.resources import File, Only, Package, Parameter, Phase, Resource, StepClass, Unit
-from deploy.roles import rabbitmq, rabbitmq_topology, worker
+from deploy.roles import rabbitmq, rabbitmq_members, rabbitmq_topology, worker
 
-UNIT = rabbitmq_topology.UNIT
+UNIT = rabbitmq_members.UNIT
 RUNNING = UnitState("loaded", "active", "running", "enabled", False, 1, 1, {})
 
 
@@ -35,7 +35,7 @@ def context(host: str = "data1", members: int = 1, **data: Any) -> Context:
     }
     fleet = build("test", hosts)
     return Context(
-        fleet=fleet, host=fleet.host(host), live=Live({}), authority="CA", render=render, files=tree,
+        fleet=fleet, host=fleet.host(host), live=Live({"rabbitmq": "data1"}), authority="CA", render=render, files=tree,
         secret=lambda name: f"S{hashlib.sha256(name.encode()).hexdigest()[:31]}",
     )  # fmt: skip
 
@@ -81,14 +81,16 @@ def test_the_file_says_what_the_specification_says() -> None:
     lines = files(context())["/etc/rabbitmq/rabbitmq.conf"].content.splitlines()
     for line in (
         "vm_memory_high_watermark.relative = 0.6", "disk_free_limit.absolute = 2GB", "channel_max = 2000",
-        "listeners.tcp.default = 5672", "management.tcp.port = 15672",
+        "listeners.tcp.1 = 10.0.0.1:5672", "management.tcp.port = 15672",
     ):  # fmt: skip
         assert line in lines
 
 
 def test_each_line_of_the_file_is_also_asked_of_what_runs_or_matters_only_to_an_empty_member() -> None:
     unread = [line.name for line in rabbitmq.lines(context()) if not line.read]
-    assert [name for name in unread if not name.startswith("cluster_formation.")] == ["loopback_users.fleet"]
+    assert [name for name in unread if not name.startswith("cluster_formation.")] == [
+        "listeners.tcp.2", "loopback_users.fleet",
+    ]  # fmt: skip
 
 
 def test_the_broker_is_configured_before_its_first_start_and_never_makes_its_default_user() -> None:
@@ -98,7 +100,7 @@ def test_the_broker_is_configured_before_its_first_start_and_never_makes_its_def
     for path in (
         rabbitmq.CONF,
         rabbitmq.ENV,
-        rabbitmq.COOKIE,
+        rabbitmq_members.COOKIE,
         rabbitmq_topology.DEFINITIONS,
         "/etc/rabbitmq/enabled_plugins",
     ):
@@ -195,7 +197,7 @@ def test_three_members_know_one_another_and_the_first_declares() -> None:
     for number in (1, 2, 3):
         assert f"cluster_formation.classic_config.nodes.{number} = rabbit@data{number}\n" in conf
     assert "cluster_formation.target_cluster_size_hint = 3\n" in conf
-    assert not [key for key in parameters(ctx) if key.startswith("rabbitmq:")]
+    assert [key for key in parameters(ctx) if key.startswith("rabbitmq:")] == ["rabbitmq: copies"]
     queue = parameters(context("data1", members=3))["rabbitmq:queue ContestQueue"]
     assert '"x-quorum-initial-group-size": 3' in queue.act
 
