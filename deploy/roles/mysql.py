@@ -304,7 +304,7 @@ def _semi_sync(ctx: Context, server: Query) -> Parameter:
     if not semi_sync(ctx):
         return Parameter(
             query=server, name="semi-sync", want="off", phase=Phase.MEMBERS, label="mysql:semi-sync",
-            act=f"{SQL} -e 'SET GLOBAL rpl_semi_sync_master_enabled = OFF'",
+            act=f"{TOOL} alone",
         )  # fmt: skip
     leads = ctx.leads("mysql")
     return Parameter(

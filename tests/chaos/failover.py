@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -58,6 +59,26 @@ def primary(port: int) -> str:
     """The one Redis primary. Fails unless there is exactly one."""
     found = [name for name, role in roles(port).items() if role == "master"]
     assert len(found) == 1, f"primaries on {port}: {found}"
+    return found[0]
+
+
+def drained(host: str) -> list[str]:
+    """All messages of the load's queue, taken out of it."""
+    pid = inside.pid(SPEC, host)
+    assert pid is not None
+    return writers.drain(pid, secret)
+
+
+def sql(host: str, statement: str) -> list[str]:
+    """A statement as root on a member."""
+    return on(host, f"timeout 20 mariadb -NB omegaup -e {shlex.quote(statement)}").splitlines()
+
+
+def database() -> str:
+    """The one member that takes writes. Fails unless there is exactly one."""
+    names = [host.name for host in the_fleet().members("mysql")]
+    found = [name for name in names if on(name, "mariadb -NB -e 'SELECT @@read_only' || true", check=False) == "0\n"]
+    assert len(found) == 1, f"writable: {found}"
     return found[0]
 
 

@@ -19,7 +19,7 @@ def kill_9(host: str, unit: str) -> None:
 
 @contextmanager
 def killed_for_good(host: str, *units: str) -> Iterator[None]:
-    """The process dies and does not come back before the block ends."""
+    """The process dies and does not come back before the block ends (nor then, if it was fenced meanwhile)."""
     names = " ".join(units)
     # Not by a mask: that of /run is weaker than a unit in /etc.
     folders = " ".join(f"/run/systemd/system/{unit}.service.d" for unit in units)
@@ -29,7 +29,7 @@ def killed_for_good(host: str, *units: str) -> Iterator[None]:
         yield
     finally:
         on(host, f"rm -rf {folders}; systemctl daemon-reload; systemctl reset-failed {names} || true\n"
-           f"systemctl start {names}")  # fmt: skip
+           f"for u in {names}; do systemctl start $u || [ \"$(systemctl is-enabled $u)\" = masked ]; done")  # fmt: skip
 
 
 @contextmanager

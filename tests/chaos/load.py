@@ -160,8 +160,25 @@ class Rows(Writer):
 KINDS: dict[str, type[Writer]] = {"sessions": Sessions, "cache": Cache, "messages": Messages, "rows": Rows}
 
 
+def _drain(orders: dict[str, Any]) -> list[str]:
+    """Takes everything out of the queue; what was taken twice is there twice."""
+    messages = Messages(orders, "drain")
+    messages.connection = messages.connect()
+    taken: list[str] = []
+    while True:
+        method, _, body = messages.channel.basic_get(QUEUE, auto_ack=False)
+        if method is None:
+            messages.connection.close()
+            return taken
+        messages.channel.basic_ack(method.delivery_tag)
+        taken.append(body.decode())
+
+
 def _main() -> None:
     orders = json.loads(sys.stdin.readline())
+    if orders["prefix"] == "drain":
+        print(json.dumps(_drain(orders)))
+        return
     stop = threading.Event()
     writers = {kind: KINDS[kind](orders, f"{orders['prefix']}-{kind}") for kind in orders["kinds"]}
     threads = [threading.Thread(target=writer.run, args=(stop,), daemon=True) for writer in writers.values()]
@@ -193,11 +210,7 @@ class Load:
         return self.ledgers
 
 
-@contextlib.contextmanager
-def load(
-    pid: int, secret: Callable[[str], str], prefix: str, kinds: tuple[str, ...] = tuple(KINDS), seconds: float = 2.0
-) -> Iterator[Load]:
-    """Load in the network of the process `pid` (a host's init), begun `seconds` before the block is entered."""
+def _begin(pid: int, secret: Callable[[str], str], prefix: str, kinds: tuple[str, ...]) -> subprocess.Popen[str]:
     orders = {
         "address": PROXY_ADDRESS, "prefix": prefix, "kinds": kinds, "redis": secret("redis/app"),
         "rabbitmq": secret("rabbitmq/app"), "mysql": secret("mysql/app"),
@@ -209,6 +222,23 @@ def load(
     assert process.stdin is not None
     process.stdin.write(json.dumps(orders) + "\n")
     process.stdin.flush()
+    return process
+
+
+def drain(pid: int, secret: Callable[[str], str]) -> list[str]:
+    """All messages that wait in the queue, taken out of it."""
+    said, errors = _begin(pid, secret, "drain", ()).communicate(timeout=120)
+    assert said, errors[-2000:]
+    taken: list[str] = json.loads(said)
+    return taken
+
+
+@contextlib.contextmanager
+def load(
+    pid: int, secret: Callable[[str], str], prefix: str, kinds: tuple[str, ...] = tuple(KINDS), seconds: float = 2.0
+) -> Iterator[Load]:
+    """Load in the network of the process `pid` (a host's init), begun `seconds` before the block is entered."""
+    process = _begin(pid, secret, prefix, kinds)
     running = Load(process)
     try:
         threading.Event().wait(seconds)

@@ -1,0 +1,196 @@
+"""The broker's cluster under load: members die, part, stop and come back; what was confirmed is there."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from deploy.roles.rabbitmq_topology import API
+from tests.chaos import faults, results
+from tests.chaos.failover import drained, eventually, load, settled, the_fleet
+from tests.chaos.load import QUEUE, Ledger
+from tests.chaos.support import REPEATS, apply, fleet, on
+
+MEMBERS = tuple(host.name for host in the_fleet().members("rabbitmq"))
+UNIT = "rabbitmq-server"
+BAR = 10.0
+"""Seconds within which publishing must go on."""
+
+
+@pytest.fixture(autouse=True)
+def queue() -> Iterator[None]:
+    """The load's queue is the load's alone: its worker is away meanwhile."""
+    settled()
+    on("app1", "systemctl stop omegaup-worker@analytics")
+    drained("web1")
+    yield
+    on("app1", "systemctl start omegaup-worker@analytics")
+    settled()
+
+
+def running(host: str) -> bool:
+    return "true" in on(host, "timeout 20 rabbitmqctl -q eval 'rabbit:is_running().' 2>/dev/null || true", check=False)
+
+
+def leaderless() -> list[str]:
+    """Queues that nobody leads, as a running member sees them."""
+    host = next(name for name in MEMBERS if running(name))
+    lines = on(host, "timeout 60 rabbitmqctl -q list_queues name leader --no-table-headers").splitlines()
+    return [line for line in lines if not line.split("\t")[1].startswith("rabbit@")]
+
+
+def judge(fault: str, ledger: Ledger, begun: float, until: float) -> None:
+    """Nothing confirmed is missing, publishing paused no longer than the bar, every queue has a leader."""
+    pause = ledger.gap(begun, until)
+    eventually("every queue has a leader", lambda: leaderless() == [], 30)
+    messages = drained("web1")
+    lost = ledger.ids() - set(messages)
+    results.note(
+        f"RabbitMQ: {fault}", seconds_without_confirms=pause, confirmed_and_lost=len(lost),
+        there_twice=len(messages) - len(set(messages)),
+    )  # fmt: skip
+    assert lost == set()
+    assert pause < BAR, f"{pause:.1f} s without confirms; refused: {ledger.refusals[-3:]}"
+
+
+@pytest.mark.parametrize("turn", range(REPEATS))
+def test_each_member_killed_in_turn(turn: int) -> None:
+    with load("web1", f"each-{turn}", "messages") as publisher:
+        begun = time.time()
+        for host in MEMBERS:
+            with faults.killed_for_good(host, UNIT):
+                time.sleep(4)
+            eventually(f"{host} is back", lambda h=host: running(h), 90)  # type: ignore[misc]
+        until = time.time()
+    judge("each member killed in turn", publisher.end()["messages"], begun, until)
+
+
+@pytest.mark.parametrize("turn", range(REPEATS))
+def test_host_without_power(turn: int) -> None:
+    host = MEMBERS[(turn + 1) % len(MEMBERS)]
+    with load("web1", f"power-{turn}", "messages") as publisher:
+        begun = time.time()
+        with faults.power_cut(host):
+            time.sleep(8)
+        eventually(f"{host} is back", lambda: running(host), 120)
+        until = time.time()
+    judge("a member's host without power", publisher.end()["messages"], begun, until)
+
+
+@pytest.mark.parametrize("turn", range(REPEATS))
+def test_member_cut_off(turn: int) -> None:
+    """The one that is alone pauses; it comes back by itself."""
+    alone = MEMBERS[turn % len(MEMBERS)]
+    others = [name for name in MEMBERS if name != alone]
+    with load("web1", f"cut-{turn}", "messages") as publisher:
+        begun = time.time()
+        with faults.cut_off((alone,), others):
+            eventually("it pauses", lambda: not running(alone), 120)
+            results.note("RabbitMQ: a member cut off", seconds_until_it_pauses=time.time() - begun)
+            time.sleep(3)
+        eventually("it is back", lambda: running(alone), 120)
+        until = time.time()
+    judge("a member cut off, then back", publisher.end()["messages"], begun, until)
+
+
+ORDERS = list(itertools.permutations(MEMBERS)) if REPEATS > 1 else [MEMBERS, MEMBERS[::-1]]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=["-".join(order) for order in ORDERS])
+def test_all_stopped_and_started_in_any_order(order: tuple[str, ...]) -> None:
+    """Stopped in one order, started in another, without waiting for one another."""
+    with load("web1", f"all-{'-'.join(order)}", "messages") as publisher:
+        for host in MEMBERS:
+            on(host, f"systemctl stop {UNIT}")
+        for host in order:
+            on(host, f"systemctl start --no-block {UNIT}")
+        eventually("a majority is back", lambda: sum(running(host) for host in MEMBERS) >= 2, 180)
+        begun = time.time()
+        eventually("all are back", lambda: all(running(host) for host in MEMBERS), 180)
+        time.sleep(BAR)
+        until = time.time()
+    judge("all stopped, started in any order: after the majority is back", publisher.end()["messages"], begun, until)
+
+
+def test_a_stopped_cluster_is_started_by_apply() -> None:
+    for host in MEMBERS:
+        on(host, f"systemctl stop {UNIT}")
+    done = {(step["host"], step["key"]) for step in apply()["done"]}
+    assert {(host, f"unit:{UNIT}.service") for host in MEMBERS} <= done
+    assert fleet("plan").returncode == 0
+
+
+def test_another_cookie_is_refused_and_nothing_changed() -> None:
+    host = MEMBERS[1]
+    cookie = "/var/lib/rabbitmq/.erlang.cookie"
+    on(host, f"cp -p {cookie} /root/cookie; chmod 600 {cookie}; printf ANOTHERCOOKIE >{cookie}; chmod 400 {cookie}")
+    try:
+        done = fleet("apply")
+        assert done.returncode == 1
+        assert f"{host}: {cookie}: found another Erlang cookie" in done.stdout + done.stderr
+        assert on(host, f"cat {cookie}") == "ANOTHERCOOKIE"
+    finally:
+        on(host, f"cp -pf /root/cookie {cookie}; rm /root/cookie")
+
+
+def test_member_of_another_cluster_is_refused_and_nothing_changed() -> None:
+    """It left, and became a cluster of its own."""
+    host, other = MEMBERS[2], MEMBERS[0]
+    on(host, "rabbitmqctl -q stop_app; rabbitmqctl -q force_reset; rabbitmqctl -q start_app")
+    try:
+        done = fleet("apply")
+        assert done.returncode == 1
+        assert "another cluster" in done.stdout + done.stderr
+        assert running(host)
+    finally:
+        # As the message says: stopped, its data moved away; apply lets it join anew.
+        on(host, f"systemctl stop {UNIT}; rm -rf /var/lib/rabbitmq/mnesia")
+        on(host, "install -d -o rabbitmq -g rabbitmq -m 750 /var/lib/rabbitmq/mnesia")
+        apply()
+    assert running(other)
+    assert running(host)
+
+
+def test_without_copies_a_queue_is_gone_with_its_member() -> None:
+    """The twin of quorum queues: a classic queue cannot be read while the one member that has it is down."""
+    host, other = MEMBERS[1], MEMBERS[0]
+    body = f'{{"durable": true, "node": "rabbit@{host}", "arguments": {{"x-queue-type": "classic"}}}}'
+    on(other, f"{API} PUT queues/%2F/toothless <<'JSON'\n{body}\nJSON")
+    get = '{"count": 1, "ackmode": "ack_requeue_true", "encoding": "auto"}'
+    try:
+        with faults.killed_for_good(host, UNIT):
+            eventually("the others have noticed", lambda: running(other), 30)
+            said = on(other, f"{API} POST queues/%2F/toothless/get <<'JSON'\n{get}\nJSON", check=False)
+            quorum = on(other, f"{API} POST queues/%2F/{QUEUE}/get <<'JSON'\n{get}\nJSON", check=False)
+            state = on(other, "timeout 60 rabbitmqctl -q list_queues name state --no-table-headers", check=False)
+    finally:
+        eventually("it is back", lambda: running(host), 90)
+        on(other, f"{API} DELETE queues/%2F/toothless")
+    assert "toothless\tdown" in state, (said, quorum, state)
+    assert f"{QUEUE}\trunning" in state
+
+
+def test_without_pausing_both_sides_go_on() -> None:
+    """The twin of pause_minority: nobody pauses, and afterwards there are two clusters, which apply refuses."""
+    alone, others = MEMBERS[0], MEMBERS[1:]
+    ignore = "rabbitmqctl -q eval 'application:set_env(rabbit, cluster_partition_handling, {}).'"
+    for host in MEMBERS:
+        on(host, ignore.format("ignore"))
+    try:
+        with faults.cut_off((alone,), others):
+            seen = "rabbitmqctl -q eval 'length(rabbit_nodes:all_running()).'"
+            eventually("it is alone", lambda: on(alone, f"timeout 20 {seen} || true", check=False).strip() == "1", 120)
+            assert running(alone), "it should not have paused"
+            assert all(running(host) for host in others)
+        time.sleep(5)
+        done = fleet("apply")
+        assert done.returncode == 1
+        assert "does not see" in done.stdout + done.stderr
+    finally:
+        for host in others:
+            on(host, ignore.format("pause_minority"))
+        on(alone, f"systemctl restart {UNIT}", check=False)
+        eventually("one cluster again", lambda: all(running(host) for host in MEMBERS), 120)
