@@ -49,6 +49,10 @@ class Base(Section):
         ("0.debian.pool.ntp.org", "1.debian.pool.ntp.org"), "Time servers", applies="restart"
     )
     somaxconn: int = setting(4096, "net.core.somaxconn", applies="hot", ge=128, le=65535)
+    tcp_retries2: int = setting(
+        6, "net.ipv4.tcp_retries2: a connection to a peer that is gone is given up after about 25 s, not 15 minutes",
+        applies="hot", ge=3, le=15,
+    )  # fmt: skip
     disk_reserve: Size = setting(512 * MIB, "Free disk below which nothing is changed", applies="write", unit="bytes")
     service_nofile: int = setting(65536, "LimitNOFILE of the stateful services", applies="restart", ge=1024, le=1048576)
 

@@ -114,7 +114,11 @@ def flows(ctx: Context) -> Iterator[tuple[str, str, tuple[str, ...] | None]]:
 
 def sysctls(ctx: Context) -> dict[str, str]:
     """Kernel parameters that this host's services ask for."""
-    values = {"net.core.somaxconn": str(ctx.settings.base.somaxconn)}
+    values = {
+        "net.core.somaxconn": str(ctx.settings.base.somaxconn),
+        # MariaDB takes no new connection while it waits for a replica's old one, cut off by a partition, to fail.
+        "net.ipv4.tcp_retries2": str(ctx.settings.base.tcp_retries2),
+    }
     if ctx.host.has("redis"):
         # Without it a fork for persistence fails as soon as the data set is half of the memory.
         values["vm.overcommit_memory"] = "1"
@@ -138,6 +142,7 @@ def _firewall(ctx: Context) -> Iterator[Resource]:
             ports=settings.ssh_ports,
             ssh_from=settings.ssh_from,
             flows=list(flows(ctx)),
+            hosts=[host.address for host in ctx.fleet.hosts if host is not ctx.host],
         ),
         mode=0o755,
         check='nft -c -f "$CANDIDATE"',

@@ -131,12 +131,33 @@ def desired(ctx: Context) -> Iterable[Resource]:
     yield Unit(
         name=UNIT, rolling=True, restart_files=(ENV, COOKIE, LIMITS), phase=Phase.MEMBERS if joins else Phase.UNITS
     )
+    yield from _watch(ctx)
     yield _application(ctx)
     yield from _running(ctx)
     if ctx.leads(CLUSTER):
         yield from topology.desired(ctx)
         yield from _membership(ctx)
     yield _copies(ctx)
+
+
+def _watch(ctx: Context) -> Iterator[Resource]:
+    """Starts a member again that hangs on its way back into the cluster, which serves nobody then."""
+    tool, name = "/usr/local/lib/fleet/rabbitmq-watch", "fleet-rabbitmq-watch"
+    others = [host.address for host in ctx.fleet.members("rabbitmq") if host is not ctx.host]
+    if not others:
+        return
+    up = 'io:format("~s", [rabbit:is_running()]),\nfleet.\n'
+    yield File(
+        path=tool, mode=0o755,
+        content=ctx.render(
+            "rabbitmq/watch.sh.j2", here=ask(_port(), up), there=ask(_port(), up, "$peer"), others=others, unit=UNIT
+        ),
+    )  # fmt: skip
+    for kind in ("service", "timer"):
+        yield File(
+            path=f"/etc/systemd/system/{name}.{kind}", content=ctx.render(f"rabbitmq/{name}.{kind}.j2", tool=tool)
+        )
+    yield Unit(name=f"{name}.timer")
 
 
 def _cluster(ctx: Context) -> Query:

@@ -109,7 +109,8 @@ def ask(port: int, expressions: str, address: str = "127.0.0.1") -> str:
     """
     return f"""\
 ask() {{
-  out=$(HOME=/var/lib/rabbitmq timeout -k 1 20 erl_call -h "fleet$$" -address {address}:{port} -e -fetch_stdout 2>&1) \\
+  out=$(HOME=/var/lib/rabbitmq timeout -k 1 20 \\
+    erl_call -h "fleet$$" -address "{address}:{port}" -e -fetch_stdout 2>&1) \\
   || {{ printf '%s\\n' "$out" | cut -c1-300; return 1; }}
   case $out in
   *'{{ok, fleet}}') printf '%s' "${{out%'{{ok, fleet}}'}}" ;;
