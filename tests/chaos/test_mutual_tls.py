@@ -27,6 +27,7 @@ PROBES = {
     ("grader", "https"): ("frontend", "/health"),
     ("grader", "runners"): ("runner", "/health"),
     ("runner", "https"): ("monitoring", "/health"),
+    ("mysql", "seed"): ("mysql", "/health"),
 }
 WRONG_ROLE = "worker"
 KINDS = ("none", "self-signed", "other CA", "expired", "not yet valid", "server only", "wrong role", "right")

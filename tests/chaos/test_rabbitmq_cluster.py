@@ -137,18 +137,20 @@ def test_another_cookie_is_refused_and_nothing_changed() -> None:
 
 
 def test_member_of_another_cluster_is_refused_and_nothing_changed() -> None:
-    """It left, and became a cluster of its own."""
+    """Its broker was made anew by somebody, as a cluster of its own."""
     host, other = MEMBERS[2], MEMBERS[0]
-    on(host, "rabbitmqctl -q stop_app; rabbitmqctl -q force_reset; rabbitmqctl -q start_app")
+    data, conf = "/var/lib/rabbitmq/mnesia", "/etc/rabbitmq/rabbitmq.conf"
+    lonely = f"s/^\\(cluster_formation.classic_config.nodes.[0-9]*\\) = .*/\\1 = rabbit@{host}/"
+    on(host, f"systemctl stop {UNIT}; rm -rf {data}/*; cp -p {conf} /root/conf; sed -i '{lonely}' {conf}\n"
+       f"systemctl start {UNIT}; cp -p /root/conf {conf}; rm /root/conf")  # fmt: skip
     try:
         done = fleet("apply")
         assert done.returncode == 1
-        assert "another cluster" in done.stdout + done.stderr
+        assert "a member of another cluster" in done.stdout + done.stderr
         assert running(host)
     finally:
         # As the message says: stopped, its data moved away; apply lets it join anew.
-        on(host, f"systemctl stop {UNIT}; rm -rf /var/lib/rabbitmq/mnesia")
-        on(host, "install -d -o rabbitmq -g rabbitmq -m 750 /var/lib/rabbitmq/mnesia")
+        on(host, f"systemctl stop {UNIT}; rm -rf {data}/*")
         apply()
     assert running(other)
     assert running(host)
