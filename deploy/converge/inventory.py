@@ -14,7 +14,7 @@ from pyinfra_cli.inventory import make_inventory
 from deploy.converge.desired import ROOT, secret_specs
 from deploy.converge.engine import Keys
 from deploy.converge.together import together
-from deploy.errors import FleetError
+from deploy.errors import FleetError, FleetErrors
 from deploy.model import checks, fleet
 from deploy.model.fleet import Fleet
 from deploy.trust.authority import Authority, Signer
@@ -64,7 +64,14 @@ def load(path: Path) -> tuple[Inventory, Fleet]:
 
 
 def fleet_of(inventory: Inventory, name: str) -> Fleet:
-    """The checked Fleet of a pyinfra inventory."""
+    """The checked Fleet of a pyinfra inventory.
+
+    Raises:
+        FleetErrors: what is wrong with it.
+    """
+    twice = [_named_twice(host) for host in inventory if len(set(host.groups)) < len(host.groups)]
+    if twice:
+        raise FleetErrors(twice)
     hosts = {
         host.name: fleet.HostInput(
             frozenset(host.groups), {key: value for key, value in host.data.dict().items() if key != MARKER}
@@ -74,6 +81,18 @@ def fleet_of(inventory: Inventory, name: str) -> Fleet:
     built = fleet.build(name, hosts)
     checks.check(built)
     return built
+
+
+def _named_twice(host: Host) -> FleetError:
+    """pyinfra takes hosts of one name for one host, with the data of the last."""
+    groups = sorted({group for group in host.groups if host.groups.count(group) > 1} - {"inventory"})
+    return FleetError(
+        host=host.name,
+        subject="inventory",
+        found=f"the name twice{' in ' + ', '.join(groups) if groups else ''}",
+        expected="one host for each name",
+        hint="give each host a name of its own, and name it once in a group",
+    )
 
 
 def open_keys(path: Path, identity: Path | None = None, environ: dict[str, str] | None = None) -> Keys:

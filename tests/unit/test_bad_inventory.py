@@ -51,6 +51,23 @@ CASES: dict[str, tuple[Break, str]] = {
     "group that is no service": (replaced("monitoring = [", "monitorign = ["), "monitorign"),
     "clashing roles": (replaced('runner = ["run1", "run2"]', 'runner = ["data1"]'), "a host of its own in production"),
     "two hosts, one address": (replaced("192.0.2.12", "192.0.2.11"), "2 hosts with it: data1, data2"),
+    "two hosts, one name": (replaced('("data2", {', '("data1", {'), "data1: inventory: found the name twice"),
+    "a host twice in a group": (
+        replaced('rabbitmq = ["data1", "data2"', 'rabbitmq = ["data1", "data1"'),
+        "data1: inventory: found the name twice in rabbitmq",
+    ),
+    "two sentinels": (
+        replaced('sentinel = ["data1", "data2", "data3"]', 'sentinel = ["data1", "data2"]'),
+        "service sentinel: found 2 hosts",
+    ),
+    "replicas without sentinels": (
+        replaced('sentinel = ["data1", "data2", "data3"]', ""),
+        "service sentinel: found 0 hosts",
+    ),
+    "connections cut before the database does": (
+        setting("proxy = {'idle_timeout': '1h'}"),
+        "proxy.idle_timeout: found 3600 s",
+    ),
     "no address": (replaced('"192.0.2.13"', '"data3.example"'), "an IP address"),
     "inventory with a syntax error": (replaced("redis = [", "redis = [["), "an inventory that pyinfra can read"),
     "inventory that raises": (setting("1 / 0", "inventory.py"), "division by zero"),
