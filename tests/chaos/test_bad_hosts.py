@@ -132,13 +132,14 @@ def test_broken_apt() -> None:
     assert drift("mon1") == set()
 
 
+# struct flock on amd64: a lock of all of the file.
 LOCKED = """\
-python3 -c "
-import fcntl, time
-with open('/var/lib/dpkg/lock-frontend', 'w') as held:
-    fcntl.lockf(held, fcntl.LOCK_EX)
-    open('/run/apt-locked', 'w').close()
-    time.sleep({seconds})"
+perl -e '
+use Fcntl;
+open(my $held, ">", "/var/lib/dpkg/lock-frontend") or die;
+fcntl($held, F_SETLK, pack("s s x4 q q l x4", F_WRLCK, 0, 0, 0, 0)) or die;
+open(my $flag, ">", "/run/apt-locked");
+sleep {seconds};'
 """
 
 
