@@ -81,7 +81,12 @@ CASES = [
     case("grant widened", "data1", f"{MYSQL} \"GRANT SUPER ON *.* TO 'worker'@'{APP}'\"", f"mysql:grants worker@{APP}"),
     case("grant taken", "data1", f"{MYSQL} \"REVOKE INSERT ON omegaup.* FROM 'omegaup'@'{WEB}'\"",
          f"mysql:grants omegaup@{WEB}"),
-    case("replication stopped", "data2", f"{MYSQL} 'STOP SLAVE'", "mysql:threads"),
+    case("replication stopped", "data2", f"{MYSQL} 'STOP SLAVE'", "mysql:threads", "mysql:semi-sync"),
+    case("commits wait for nobody", "data1", f"{MYSQL} 'SET GLOBAL rpl_semi_sync_master_enabled=OFF'",
+         "mysql:semi-sync"),
+    case("sentinel's quorum", "data3", f"{REDIS} -p 26379 SENTINEL SET cache quorum 1", "sentinel: cache quorum"),
+    case("proxy's configuration", "web1", "echo '# by hand' >>/etc/haproxy/haproxy.cfg",
+         "file:/etc/haproxy/haproxy.cfg", "unit:haproxy.service", "haproxy:build", "haproxy:files"),
     case("replica made writable", "data3", f"{MYSQL} 'SET GLOBAL read_only=0'", "mysql:read_only"),
     # firewall
     case("firewall rule added", "web2", "nft insert rule inet fleet input tcp dport 9999 accept", "firewall"),

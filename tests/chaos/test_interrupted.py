@@ -55,17 +55,18 @@ OWN_VALUES = (
     "identity|insert_id|wsrep_.*|in_transaction|innodb_temp_data_file_path"
 )
 PARAMETERS = rf"""
-list() {{ sed -E '/^({OWN_VALUES})\t/d' | sed "s/$(hostname)/NAME/g" | sort; }}
+same() {{ sed -e "s/$(hostname)/NAME/g" -e "s/$(hostname -I | cut -d' ' -f1)/ADDRESS/g"; }}
+list() {{ sed -E '/^({OWN_VALUES})\t/d' | same | sort; }}
 if [ -f /etc/fleet/redis.auth ]; then
   export REDISCLI_AUTH=$(cat /etc/fleet/redis.auth)
   for port in 6379 6380; do redis-cli --user fleet --no-auth-warning -p $port CONFIG GET '*' | paste - - | list; done
 fi
 if [ -S /run/mysqld/mysqld.sock ]; then mariadb --no-defaults -NB -e 'SHOW GLOBAL VARIABLES' | list; fi
-if command -v nginx >/dev/null; then nginx -T 2>/dev/null | sed "s/$(hostname)/NAME/g"; fi
+if command -v nginx >/dev/null; then nginx -T 2>/dev/null | same; fi
 sysctl -n net.core.somaxconn
 systemctl list-unit-files --no-legend --state=enabled,masked | awk '{{ print $1, $2 }}'
 for unit in $(systemctl list-units --type=service --state=running --plain --no-legend | awk '{{ print $1 }}' |
-  grep -v '^user'); do
+  grep -E 'redis|mariadb|rabbitmq|nginx|php|omegaup|haproxy'); do
   printf '%s %s\n' "$unit" "$(grep 'open files' /proc/$(systemctl show -p MainPID --value $unit)/limits)"
 done
 """
@@ -87,9 +88,9 @@ def contents(host: str) -> dict[str, str]:
     """Path -> hash, mode and owner of what the deployment writes, with the host's own name taken out."""
     script = (
         f"for f in $(find {COMPARED} -xdev -type f -not -name '*.pyc' -not -path '*/ssl/*' -not -name state.conf "
-        "-not -path '/etc/systemd/network/*' "
+        "-not -name sentinel.conf -not -path '/etc/systemd/network/*' "
         "-not -path '*/multi-user.target.wants/*'); do "
-        f'hash=$(sed s/{host}/NAME/g "$f" | sha256sum | cut -c1-64); '
+        f'hash=$(sed -e s/{host}/NAME/g -e s/{SPEC.address(host)}/ADDRESS/g "$f" | sha256sum | cut -c1-64); '
         'printf "%s\\t%s %s\\n" "$f" "$hash" "$(stat -c %a:%U:%G "$f")"; done'
     )
     return dict(line.split("\t", 1) for line in on(host, script).splitlines())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.chaos.failover import database, the_fleet
 from tests.chaos.support import apply, drift, fleet, on
 
 REDIS = "REDISCLI_AUTH=$(cat /etc/fleet/redis.auth) redis-cli --no-auth-warning --user fleet -e"
@@ -55,8 +56,13 @@ FAULTS = [
           "cd /etc/omegaup/ssl; cp -p gitserver.crt /root/was; cp grader.crt gitserver.crt",
           "test_what_is_served_is_what_is_on_disk[gitserver-https-app1]",
           "cp -p /root/was /etc/omegaup/ssl/gitserver.crt"),
-    Fault("primary read-only", "data1", "mariadb -e 'SET GLOBAL read_only=1'", "test_one_writable_database"),
-    Fault("replica stopped", "data2", "mariadb -e 'STOP SLAVE'", "test_replicas_run_and_keep_up[data2]"),
+    Fault("primary read-only", "PRIMARY", "mariadb -e 'SET GLOBAL read_only=1'", "test_one_writable_database"),
+    Fault("replica stopped", "REPLICA", "mariadb -e 'STOP SLAVE'", "test_replicas_run_and_keep_up[REPLICA]"),
+    Fault("sentinel stopped", "data2", "systemctl stop redis-sentinel", "test_health[Sentinel-data2]"),
+    Fault("sentinel's quorum", "data3", f"{REDIS} -p 26379 SENTINEL SET sessions quorum 1",
+          "test_parameters[data3-sessions]"),
+    Fault("proxy stopped", "web1", "systemctl stop haproxy", "test_health[Proxy-web1]"),
+    Fault("broker stopped", "data3", "systemctl stop rabbitmq-server", "test_health[RabbitMQ-data3]"),
     Fault("default user of the broker", "data1", "echo guest | rabbitmqctl -q add_user guest >/dev/null",
           "test_users[data1]"),
 ]  # fmt: skip
@@ -74,16 +80,20 @@ def _clean() -> Iterator[None]:
 def test_goes_red(fault: Fault) -> None:
     name = re.match(r"\w+", fault.red)
     assert name
-    on(fault.host, fault.script)
+    # Who leads the database by now.
+    primary = database()
+    names = {"PRIMARY": primary, "REPLICA": next(h.name for h in the_fleet().members("mysql") if h.name != primary)}
+    host, red = names.get(fault.host, fault.host), fault.red.replace("REPLICA", names["REPLICA"])
+    on(host, fault.script)
     try:
         done = fleet("verify", "-k", name[0])
     finally:
         if fault.undo:
-            on(fault.host, fault.undo)
-        apply(fault.host)
+            on(host, fault.undo)
+        apply(host)
     assert done.returncode == 1, done.stdout[-2000:] + done.stderr[-2000:]
-    red = re.findall(r"^FAILED \S+?::(.*?)(?: - .*)?$", done.stdout, flags=re.M)
-    assert fault.red in red, red
+    found = re.findall(r"^FAILED \S+?::(.*?)(?: - .*)?$", done.stdout, flags=re.M)
+    assert red in found, found
 
 
 def test_is_green_when_all_is_well() -> None:
