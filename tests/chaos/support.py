@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
+from deploy.converge.inventory import folder
 from lab import LabSpec, exec_
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +27,16 @@ def fleet(*arguments: str, inventory: str | Path = INVENTORY, timeout: float = 6
         [str(ROOT / "fleet"), command, str(inventory), *rest],
         cwd=ROOT, text=True, capture_output=True, timeout=timeout, stdin=subprocess.DEVNULL, check=False,
     )  # fmt: skip
+
+
+def altered(folder_: Path, text: str) -> Path:
+    """A copy of the inventory below this folder, with the same keys and more in its group data."""
+    copy = folder_ / folder(INVENTORY).name
+    if not copy.exists():
+        shutil.copytree(folder(INVENTORY), copy)
+    with (copy / "group_data/all.py").open("a") as handle:
+        handle.write(f"\n{text}\n")
+    return copy
 
 
 def on(host: str, script: str, check: bool = True) -> str:

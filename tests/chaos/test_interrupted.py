@@ -7,7 +7,6 @@ with its undisturbed twin, which has the same roles. The same for a change of th
 from __future__ import annotations
 
 import random
-import shutil
 import subprocess
 import threading
 import time
@@ -16,8 +15,7 @@ from pathlib import Path
 import pytest
 
 import lab
-from deploy.converge.inventory import folder
-from tests.chaos.support import INVENTORY, REPEATS, ROOT, SPEC, apply, drift, fleet, on
+from tests.chaos.support import INVENTORY, REPEATS, ROOT, SPEC, altered, apply, drift, fleet, on
 
 SEED = 20261124
 LEFTOVERS = (
@@ -142,15 +140,13 @@ def test_first_deploy_killed_once(victim: str, point: int, seconds: dict[str, fl
 
 def test_change_killed_once(tmp_path: Path) -> None:
     """Points spread over a change of several services' settings; each time the next apply ends where it should."""
-    changed = tmp_path / folder(INVENTORY).name
-    shutil.copytree(folder(INVENTORY), changed)
-    with (changed / "group_data/all.py").open("a") as handle:
-        handle.write(
-            "\nredis = redis | {'maxmemory': '300mb', 'timeout': 600, 'slowlog_slower_than': 5000}\n"
-            "frontend = frontend | {'fpm_max_requests': 321, 'rate_limit': 77}\n"
-            "mysql = mysql | {'long_query_time': 2.5, 'wait_timeout': 9999}\n"
-            "rabbitmq = {'delivery_limit': 7}\n"
-        )
+    changed = altered(
+        tmp_path,
+        "redis = redis | {'maxmemory': '300mb', 'timeout': 600, 'slowlog_slower_than': 5000}\n"
+        "frontend = frontend | {'fpm_max_requests': 321, 'rate_limit': 77}\n"
+        "mysql = mysql | {'long_query_time': 2.5, 'wait_timeout': 9999}\n"
+        "rabbitmq = {'delivery_limit': 7}",
+    )
     hosts = ("data1", "web1")
     inventories: list[str | Path] = [INVENTORY, changed]
     ends: dict[str | Path, dict[str, object]] = {}

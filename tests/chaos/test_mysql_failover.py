@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from deploy.converge.inventory import folder
 from deploy.procedures import db
 from tests.chaos import faults, results
 from tests.chaos.failover import database, eventually, load, settled, sql, the_fleet
 from tests.chaos.load import TABLE, Ledger
-from tests.chaos.support import INVENTORY, REPEATS, ROOT, apply, drift, fleet, on
+from tests.chaos.support import INVENTORY, REPEATS, ROOT, altered, apply, drift, fleet, on
 
 MEMBERS = tuple(host.name for host in the_fleet().members("mysql"))
 
@@ -168,10 +166,7 @@ def test_what_no_replica_has_is_not_acknowledged() -> None:
 
 def test_without_semi_sync_acknowledged_rows_are_lost(tmp_path: Path) -> None:
     """The twin: the same fault, replication asynchronous."""
-    copy = tmp_path / folder(INVENTORY).name
-    shutil.copytree(folder(INVENTORY), copy)
-    with (copy / "group_data/all.py").open("a") as handle:
-        handle.write("\nmysql = mysql | {'semi_sync': False}\n")
+    copy = altered(tmp_path, "mysql = mysql | {'semi_sync': False}")
     assert fleet("apply", inventory=copy).returncode == 0
     lost = cut_then_killed("async")
     results.note("MySQL: the same without semi-sync", acknowledged_and_lost=len(lost))

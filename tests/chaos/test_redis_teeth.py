@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import socket
 import subprocess
 import time
@@ -14,11 +13,10 @@ from pathlib import Path
 import pytest
 
 import lab
-from deploy.converge.inventory import folder
 from deploy.model.catalog import PROXY_ADDRESS
 from tests.chaos import faults, results
 from tests.chaos.failover import eventually, load, primary, roles, secret, settled, the_fleet
-from tests.chaos.support import INVENTORY, SPEC, fleet
+from tests.chaos.support import SPEC, altered, fleet
 from tests.chaos.test_redis_failover import BAR, MEMBERS, PORTS, missing
 
 PORT = PORTS["sessions"]
@@ -35,11 +33,7 @@ def whole() -> Iterator[None]:
 @contextmanager
 def without(tmp_path: Path, setting: str) -> Iterator[None]:
     """The fleet with another setting; the inventory's own comes back at the end."""
-    copy = tmp_path / folder(INVENTORY).name
-    shutil.copytree(folder(INVENTORY), copy)
-    with (copy / "group_data/all.py").open("a") as handle:
-        handle.write(f"\n{setting}\n")
-    done = fleet("apply", inventory=copy)
+    done = fleet("apply", inventory=altered(tmp_path, setting))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     yield
 
