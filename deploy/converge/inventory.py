@@ -58,7 +58,7 @@ def load(path: Path) -> tuple[Inventory, Fleet]:
             subject=str(path / "inventory.py"),
             found=f"{type(cause).__name__}: {cause}",
             expected="an inventory that pyinfra can read",
-            hint="see docs/inventory.md for its form",
+            hint="inventories/production/inventory.py shows the form",
         ) from None
     return inventory, fleet_of(inventory, path.name)
 

@@ -27,7 +27,7 @@ RELEASE_FILE = f"{HOME}/release"
 """Holds the hash of the installed release; units that have loaded another are owed a restart."""
 
 PACKAGES = (
-    "python3-venv", "python3-setuptools", "python3-wheel", "python3-aiohttp", "python3-pika", "python3-pymysql",
+    "python3-pip", "python3-setuptools", "python3-wheel", "python3-aiohttp", "python3-pika", "python3-pymysql",
     "python3-prometheus-client", "python3-redis", "python3-cryptography",
 )  # fmt: skip
 
@@ -39,7 +39,7 @@ def release(ctx: Context) -> tuple[str, Mapping[str, bytes]]:
         for path, content in ctx.files("services").items()
         if path.endswith((".py", "pyproject.toml", "README.md"))
     }
-    digest = hashlib.sha256(b"recipe 2")
+    digest = hashlib.sha256(b"recipe 3")
     for path, content in files.items():
         digest.update(f"{path}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()[:16], files
@@ -58,22 +58,23 @@ def code(ctx: Context) -> Iterator[Resource]:
         yield Directory(path=f"{source}/{folder}".rstrip("/"))
     for path, content in files.items():
         yield File(path=f"{source}/{path}", content=content.decode(), phase=Phase.ACCOUNTS)
-    target = f"{HOME}/releases/{name}"
+    target, build = f"{HOME}/releases/{name}", f"{HOME}/.build"
     query = Query("services", f"printf 'release\\t%s\\n' \"$(cat {RELEASE_FILE} 2>/dev/null || true)\"")
     yield Parameter(
         query=query, name="release", want=name, step=StepClass.WRITE, phase=Phase.FILES, label="services: release",
         act=f"""\
-if [ ! -x {target}/bin/omegaup-grader ]; then
-  rm -rf -- {target}
-  python3 -m venv --system-site-packages {target}
+if [ ! -e {target}/.complete ]; then
+  rm -rf -- {target} {build}
+  # Without a pip of its own, which costs more than all the rest.
+  python3 -m venv --without-pip --system-site-packages {target}
   # Built elsewhere: setuptools would leave a build folder in the source and put old modules into later releases.
-  build=$(mktemp -d)
-  cp -r {source}/. "$build"
-  rm -rf -- "$build/build" "$build"/*.egg-info
-  {target}/bin/pip install -q --no-deps --no-index --no-build-isolation --no-compile "$build"
-  rm -rf -- "$build"
-  {target}/bin/python -m compileall -q {target}/lib
+  cp -r {source} {build}
+  rm -rf -- {build}/build {build}/*.egg-info
+  pip --python {target}/bin/python3 install -q --no-deps --no-index --no-build-isolation --no-compile {build}
+  rm -rf -- {build}
+  {target}/bin/python3 -m compileall -q {target}/lib
   test -x {target}/bin/omegaup-grader
+  touch {target}/.complete
 fi
 ln -sfn {target} {HOME}/.current && mv -fT {HOME}/.current {HOME}/current
 printf '{name}\\n' >{RELEASE_FILE}.new && mv -f {RELEASE_FILE}.new {RELEASE_FILE}""",

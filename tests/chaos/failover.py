@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from functools import cache
 
 from deploy.converge import inventory
 from deploy.model.fleet import Fleet
+from deploy.roles.rabbitmq_topology import API, dead
 from lab import inside
 from tests.chaos import load as writers
 from tests.chaos.support import INVENTORY, SPEC, drift, on
@@ -67,6 +69,13 @@ def drained(host: str) -> list[str]:
     pid = inside.pid(SPEC, host)
     assert pid is not None
     return writers.drain(pid, secret)
+
+
+def dead_letters(host: str) -> list[str]:
+    """All messages that the load's worker could make nothing of, taken out of its queue of dead letters."""
+    order = '{"count": 1000000, "ackmode": "ack_requeue_false", "encoding": "auto"}'
+    said = on(host, f"{API} POST queues/%2F/{dead(writers.QUEUE)}/get <<'JSON'\n{order}\nJSON")
+    return [message["payload"] for message in json.loads(said)]
 
 
 def sql(host: str, statement: str) -> list[str]:
