@@ -7,6 +7,7 @@ monkey.patch_all()
 
 import json  # noqa: E402
 import logging  # noqa: E402
+import os  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from contextlib import contextmanager  # noqa: E402
@@ -21,7 +22,8 @@ from rich.markup import escape  # noqa: E402
 from deploy import view  # noqa: E402
 from deploy.converge.inventory import folder  # noqa: E402
 from deploy.converge.step import Step  # noqa: E402
-from deploy.errors import FleetError, FleetErrors  # noqa: E402
+from deploy.errors import TRACE_VARIABLE, FleetError, FleetErrors, unforeseen  # noqa: E402
+from deploy.model.fleet import Fleet, waivers  # noqa: E402
 from deploy.procedures import db  # noqa: E402
 from deploy.procedures.apply import apply as apply_fleet  # noqa: E402
 from deploy.procedures.diffs import diffs  # noqa: E402
@@ -65,8 +67,17 @@ def _reported(as_json: bool = False) -> Iterator[None]:
     """Every refusal as one clear message (or JSON) and exit code 1; never a traceback."""
     try:
         yield
-    except (FleetError, FleetErrors) as error:
-        errors = error.errors if isinstance(error, FleetErrors) else (error,)
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        if isinstance(error, FleetErrors):
+            errors = error.errors
+        elif isinstance(error, FleetError):
+            errors = (error,)
+        elif os.environ.get(TRACE_VARIABLE):
+            raise
+        else:
+            errors = (unforeseen(error),)
         if as_json:
             print(json.dumps({"errors": [item.to_dict() for item in errors]}, indent=2))
         else:
@@ -84,6 +95,11 @@ def _step(step: Step) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _exceptions(fleet: Fleet) -> list[dict[str, str]]:
+    """What the inventory declares its hosts unable to take."""
+    return [{"host": host.name, "what": item.what, "why": item.why} for host in fleet.hosts for item in waivers(host)]
+
+
 @app.command()
 def plan(
     inventory: Inventory, limit: Limit = None, identity: Identity = None, as_json: Json = False,
@@ -97,7 +113,8 @@ def plan(
         found = opened.run.plan()
         texts = {} if no_diff or as_json else diffs(opened.run, found)
         if as_json:
-            print(json.dumps({"steps": [_step(step) for steps in found.values() for step in steps]}, indent=2))
+            steps = [_step(step) for steps in found.values() for step in steps]
+            print(json.dumps({"steps": steps, "exceptions": _exceptions(opened.run.fleet)}, indent=2))
         else:
             view.show_waivers(out, opened.run.fleet)
             view.show_plan(out, found, texts)
@@ -171,7 +188,10 @@ def status(
         said = ask_status(folder(inventory), wait, identity)
         if as_json:
             checks, members = [asdict(one) for one in said.results], [asdict(one) for one in said.standings]
-            report = {"well": said.well, "checks": checks, "members": members, "untold": said.untold}
+            report = {
+                "well": said.well, "checks": checks, "members": members, "untold": said.untold,
+                "exceptions": _exceptions(said.fleet),
+            }  # fmt: skip
             print(json.dumps(report, indent=2))
         else:
             view.show_waivers(out, said.fleet)

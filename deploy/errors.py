@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+TRACE_VARIABLE = "FLEET_TRACEBACK"
+"""Environment variable for those who mend the program: errors nobody has foreseen are shown whole."""
+
 
 class FleetError(Exception):
     """A refusal that can be acted upon.
@@ -82,3 +85,18 @@ class FleetErrors(Exception):
     def __init__(self, errors: Iterable[FleetError]) -> None:
         self.errors = tuple(errors)
         super().__init__("\n".join(error.message() for error in self.errors))
+
+
+def unforeseen(error: Exception, host: str | None = None) -> FleetError:
+    """What nobody has foreseen, as one message: where it came from, but not its text, which may hold a secret."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    where = f"{trace.tb_frame.f_globals.get('__name__', '?')}, line {trace.tb_lineno}" if trace else "an unknown place"
+    return FleetError(
+        host=host,
+        subject="unforeseen",
+        found=f"{type(error).__name__} in {where}",
+        expected="every failure to be foreseen",
+        hint=f"this is an error of the program: report it; {TRACE_VARIABLE}=1 shows all of it, secrets included",
+    )

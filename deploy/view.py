@@ -79,12 +79,14 @@ def show_status(console: Console, results: Sequence[Result]) -> None:
     table = Table("service", "host", "port", "endpoint", "health", "time", "detail", box=None)
     for result in results:
         state = "[green]well[/green]" if result.well else "[red]UNWELL[/red]"
+        if result.degraded:
+            state = "[yellow]degraded[/yellow]"
         table.add_row(
             result.label, result.host, str(result.port), result.endpoint, state, f"{result.seconds * 1000:.0f} ms",
-            escape(result.detail if not result.well else ""),
+            escape(result.detail if result.degraded or not result.well else ""),
         )  # fmt: skip
     console.print(table)
-    well = sum(result.well for result in results)
+    well = sum(result.well and not result.degraded for result in results)
     console.print(f"{well} of {len(results)} checks are well.", highlight=False)
 
 
@@ -98,7 +100,7 @@ def show_standings(console: Console, standings: Sequence[Standing], untold: str)
         console.print()
         console.print(table)
     if untold:
-        console.print(f"[yellow]The clusters' members could not be asked:[/yellow] {escape(untold)}", soft_wrap=True)
+        console.print(f"[yellow]Not every member could be asked:[/yellow] {escape(untold)}", soft_wrap=True)
 
 
 class Progress:

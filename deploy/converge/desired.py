@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol, cast
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from deploy.converge.shell import STAMP_TOOL
 from deploy.errors import FleetError
@@ -68,11 +68,13 @@ def render(name: str, **values: object) -> str:
     """
     try:
         return _environment(ROOT / "templates").get_template(name).render(header=HEADER, **values)
-    except TemplateError as error:
+    except FleetError:
+        raise
+    except Exception as error:  # an expression in a template can raise anything
         line = getattr(error, "lineno", None)
         raise FleetError(
             subject=f"templates/{name}" + (f", line {line}" if line else ""),
-            found=f"{type(error).__name__}: {error.message or name}",
+            found=f"{type(error).__name__}: {error}",
             expected="a template that renders with the values of its role",
             hint="nothing was changed; correct the template and run plan again",
         ) from None

@@ -9,6 +9,7 @@ import secrets as random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -21,7 +22,7 @@ from deploy.converge.together import together
 from deploy.errors import FleetError, Unsettled
 from deploy.model import fleet as model
 from deploy.model.observed import Snapshot
-from deploy.model.resources import Certificate, HostState, Phase
+from deploy.model.resources import Certificate, HostState, Only, Parameter, Phase
 from deploy.trust.authority import Authority, Signer
 from deploy.trust.masking import Masker
 from deploy.trust.vault import Vault
@@ -108,25 +109,54 @@ class Run:
                 self._learn(self.fleet.witnesses())
             else:
                 self._states.clear()
+                self._learn(self._not_asked())
                 return
 
+    def _not_asked(self) -> list[str]:
+        """Hosts that are to be asked more than they were, now that it is known who leads."""
+        return [
+            name
+            for name in self.hosts
+            if any(
+                isinstance(item, Parameter | Only) and item.query.id not in self.snapshots[name].answers
+                for item in self.state(name).resources
+            )
+        ]
+
     def _learn(self, names: Iterable[str]) -> None:
-        together(names, self.look)
+        together(names, self._look_for_changing)
 
     def standings(self) -> list[model.Standing]:
         """How the members of clusters stand, by the last look at each."""
         contexts = {host.name: self.context(host.name) for host in self.fleet.hosts}
         return desired.standings(self.fleet, contexts, self.snapshots)
 
+    def _look_for_changing(self, name: str) -> None:
+        """Look at a host that is to be changed, or whose word decides what is.
+
+        Raises:
+            FleetError: it could not be looked at, or is not fit to be changed.
+        """
+        asked = time.time()
+        facts = self.look(name).facts
+        checks.fit(self.fleet.host(name), facts)
+        checks.in_time(self.fleet.host(name), facts, (asked, time.time()))
+
     def look(self, name: str) -> Snapshot:
-        """Look at one host and remember what was seen."""
+        """Look at one host, fit for changes or not, and remember what was seen.
+
+        Raises:
+            FleetError: it could not be looked at.
+        """
         nonce = random.token_hex(8)
         state = self.state(name)
-        asked = time.time()
         reply = remote.run(self.hosts[name], look.script(state.resources, nonce), seconds=600)
-        snapshot = look.parse(name, [*reply.stdout, *([] if reply.stdout else reply.stderr)], nonce, state.resources)
-        checks.fit(self.fleet.host(name), snapshot.facts)
-        checks.in_time(self.fleet.host(name), snapshot.facts, (asked, time.time()))
+        try:
+            snapshot = look.parse(
+                name, [*reply.stdout, *([] if reply.stdout else reply.stderr)], nonce, state.resources, self.masker
+            )
+        except FleetError as error:
+            raise self._masked(error) from None
         self.snapshots[name] = snapshot
         self._stale.discard(name)
         return snapshot
@@ -134,7 +164,7 @@ class Run:
     def steps(self, name: str) -> list[Step]:
         """What differs on a host, by the last look at it."""
         if name in self._stale or name not in self.snapshots:
-            self.look(name)
+            self._look_for_changing(name)
         return compare.steps(self.state(name), self.snapshots[name], self.keys.authority.certificate_pem)
 
     # -- acting --------------------------------------------------------------------------------------------
@@ -158,6 +188,8 @@ class Run:
         self._stale.add(name)
         for step in steps:
             self.listener(name, step, "start")
+        finished: list[Step] = []
+        running: list[Step] = []
         try:
             certificates = [step for step in steps if isinstance(step.resource, Certificate) and not step.script]
             if certificates:
@@ -167,20 +199,33 @@ class Run:
                     [_certificate(step) for step in certificates],
                     self.keys,
                 )
+                finished += certificates
             for step in guard.left_armed(steps):
                 guard.log_in_anew(self.hosts[name], step.key)
             scripted = [step for step in steps if step.script]
             if scripted:
+                running = scripted
                 self._run(name, scripted)
                 guard.confirm(self.hosts[name], scripted)
         except FleetError as error:
-            self.failures.append(error)
+            failure = self._masked(error)
+            self.failures.append(failure)
+            if any(step.key == failure.subject for step in running):
+                finished += takewhile(lambda step: step.key != failure.subject, running)
+            self.acted.extend(finished)
             for step in steps:
-                self.listener(name, step, "failed")
-            raise
+                self.listener(name, step, "done" if step in finished else "failed")
+            raise failure from None
         self.acted.extend(steps)
         for step in steps:
             self.listener(name, step, "done")
+
+    def _masked(self, error: FleetError) -> FleetError:
+        """The same refusal without any secret that a host may have repeated."""
+        return type(error)(
+            host=error.host, subject=error.subject, found=self.masker(error.found), expected=error.expected,
+            hint=error.hint,
+        )  # fmt: skip
 
     def _run(self, name: str, steps: list[Step]) -> None:
         reply = remote.run(self.hosts[name], shell.batch(steps, guard.armed))
@@ -192,7 +237,7 @@ class Run:
         raise FleetError(
             host=name,
             subject=failure.key,
-            found=self.masker(words),
+            found=words,
             expected=f"the step to succeed: {step.summary}" if step else "the steps to succeed",
             hint="what was live is still live; mend the cause and run apply again",
         )

@@ -25,6 +25,8 @@ class Result:
     well: bool
     seconds: float
     detail: str
+    degraded: bool = False
+    """It answers, but says itself that a part of it is not well."""
 
 
 def checks(host: HostSpec) -> Iterator[tuple[Service, Health]]:
@@ -135,4 +137,6 @@ def unreachable(host: HostSpec, why: str) -> list[Result]:
 def _result(host: HostSpec, service: Service, health: Health, well: bool, seconds: float, detail: str) -> Result:
     port = service.port(health.port).number
     where = endpoint(host, service, health)
-    return Result(host.name, service.name, health.label, where, port, well, seconds, detail.strip())
+    said = detail.strip()
+    degraded = well and health.check in {Check.HTTP, Check.HTTPS} and '"degraded"' in said
+    return Result(host.name, service.name, health.label, where, port, well, seconds, said, degraded)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from pyinfra.api import Config, Inventory, State
-from pyinfra.api.exceptions import ConnectError
+from pyinfra.api.exceptions import ConnectError, PyinfraError
 from pyinfra.api.host import Host
 from pyinfra.context import ctx_config, ctx_state
 from pyinfra_cli.inventory import make_inventory
@@ -147,19 +147,43 @@ def connect(inventory: Inventory, fleet: Fleet, targets: frozenset[str]) -> tupl
 
 
 def connect_one(host: Host) -> None:
+    """Connect to a host.
+
+    Raises:
+        FleetError: it cannot be reached, is not the host that was pinned, or the operator's own key cannot be used.
+    """
     try:
         host.connect(show_errors=False, raise_exceptions=True)
-    except ConnectError as error:
+    except PyinfraError as error:
         text = str(error)
-        wrong_key = "host key" in text.lower()
+        expected, hint = _connection_advice(text, isinstance(error, ConnectError))
         raise FleetError(
             host=host.name,
             subject=f"SSH to {host.data.get('ssh_hostname') or host.name}",
             found=text,
-            expected="the host key that is pinned for it" if wrong_key else "a connection within 10 s",
-            hint=(
-                "find out why the key changed before you trust it: it may not be your host"
-                if wrong_key
-                else "see that the host is up, the address right and your key allowed; or leave it out with --limit"
-            ),
+            expected=expected,
+            hint=hint,
         ) from None
+
+
+def _connection_advice(text: str, reached: bool) -> tuple[str, str]:
+    """What was expected of a connection that failed with these words, and what to do."""
+    if "no host key" in text.lower():
+        return (
+            "a host key that is pinned for it",
+            "put its public host key, taken at its console, into the inventory's known_hosts",
+        )
+    if "host key" in text.lower():
+        return (
+            "the host key that is pinned for it",
+            "find out why the key changed before you trust it: it may not be your host",
+        )
+    if not reached:
+        return (
+            "a private SSH key that can be used",
+            "correct ssh_key in the inventory; a key with a passphrase goes through ssh-agent",
+        )
+    return (
+        "a connection within 10 s",
+        "see that the host is up, the address right and your key allowed; or leave it out with --limit",
+    )

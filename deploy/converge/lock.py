@@ -27,7 +27,15 @@ def hold(inventory: Path, doing: str) -> Iterator[None]:
         FleetError: somebody else holds it; says who, since when and for what.
     """
     path = inventory / ".lock"
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise FleetError(
+            subject=str(path),
+            found=error.strerror or type(error).__name__,
+            expected="a lock beside the inventory that this user may write",
+            hint="run as the user to whom the inventory belongs, or on a writable copy",
+        ) from None
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,7 +7,7 @@ It only reads. It waits for a change still running on the host (of a controller 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from deploy.errors import FleetError
 from deploy.model import resources as want
@@ -132,13 +132,16 @@ def _words(values: Iterable[str]) -> str:
     return " ".join(shlex.quote(value) for value in values)
 
 
-def parse(host: str, output: Sequence[str], nonce: str, resources: Iterable[want.Resource]) -> Snapshot:
-    """The Snapshot in a look script's output.
+def parse(
+    host: str, output: Sequence[str], nonce: str, resources: Iterable[want.Resource],
+    masked: Callable[[str], str] = str,
+) -> Snapshot:  # fmt: skip
+    """The Snapshot in a look script's output. `masked` is for what the host says of its errors.
 
     Raises:
         FleetError: the answer is incomplete, or the host is being changed by somebody else.
     """
-    sections, answers, complete = _split(output, nonce)
+    sections, answers, complete = _split(output, nonce, masked)
     if "busy" in sections:
         raise FleetError(
             host=host,
@@ -158,19 +161,30 @@ def parse(host: str, output: Sequence[str], nonce: str, resources: Iterable[want
         )
     items = tuple(resources)
     units = [item.name for item in items if isinstance(item, want.Unit)]
-    return Snapshot(
-        host=host,
-        facts=_facts(sections.get("facts", ())),
-        files=_files(sections),
-        packages=_packages(sections.get("packages", ())),
-        accounts=_accounts(sections.get("accounts", ())),
-        units=_units(units, sections.get("units", ()), sections.get("stamps", ())),
-        certificates=_certificates(sections.get("certificates", ())),
-        answers=answers,
-    )
+    try:
+        return Snapshot(
+            host=host,
+            facts=_facts(sections.get("facts", ())),
+            files=_files(sections),
+            packages=_packages(sections.get("packages", ())),
+            accounts=_accounts(sections.get("accounts", ())),
+            units=_units(units, sections.get("units", ()), sections.get("stamps", ())),
+            certificates=_certificates(sections.get("certificates", ())),
+            answers=answers,
+        )
+    except (ValueError, KeyError, IndexError):
+        raise FleetError(
+            host=host,
+            subject="look",
+            found="an answer that cannot be read",
+            expected="what stat, dpkg-query, getent, systemctl and openssl print on Debian",
+            hint="see that these tools of the host are Debian's own and work",
+        ) from None
 
 
-def _split(output: Sequence[str], nonce: str) -> tuple[dict[str, list[str]], dict[str, Answer], bool]:
+def _split(
+    output: Sequence[str], nonce: str, masked: Callable[[str], str]
+) -> tuple[dict[str, list[str]], dict[str, Answer], bool]:
     mark = f"@@{nonce} "
     sections: dict[str, list[str]] = {}
     answers: dict[str, Answer] = {}
@@ -184,14 +198,14 @@ def _split(output: Sequence[str], nonce: str) -> tuple[dict[str, list[str]], dic
         if name == "query":
             query, current = rest, []
         elif name == "rc":
-            answers[query] = _answer(current, rest)
+            answers[query] = _answer(current, rest, masked)
             current = []
         else:
             current = sections.setdefault(name, [])
     return sections, answers, "end" in sections
 
 
-def _answer(lines: Sequence[str], code: str) -> Answer:
+def _answer(lines: Sequence[str], code: str, masked: Callable[[str], str]) -> Answer:
     values = {}
     noise = []
     for line in lines:
@@ -201,7 +215,7 @@ def _answer(lines: Sequence[str], code: str) -> Answer:
         else:
             noise.append(line)
     error = "" if code == "0" else ("; ".join(noise[-3:]) or f"exit code {code}")
-    return Answer(values, error)
+    return Answer(values, masked(error))
 
 
 def _facts(lines: Sequence[str]) -> HostFactsSeen:

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from gevent.lock import BoundedSemaphore
+from pyinfra import logger
 from pyinfra.api import State
 from pyinfra.api.exceptions import PyinfraError
 
@@ -13,6 +14,7 @@ from deploy.converge import lock
 from deploy.converge.engine import Run, attach, run_of
 from deploy.converge.inventory import MARKER, connect_one, fleet_of, open_keys
 from deploy.errors import FleetError, FleetErrors
+from deploy.model.fleet import waivers
 
 _HELD = ExitStack()
 """The lock of the run, until this process ends."""
@@ -42,9 +44,21 @@ def _open(state: State) -> Run:
             connect_one(host)
         run = Run(built, path, open_keys(path), hosts, targets)
         run.look_all()
+        _say(run)
     except (FleetError, FleetErrors) as error:
         raise PyinfraError(str(error)) from None
     return run
+
+
+def _say(run: Run) -> None:
+    """What `fleet` shows as well: the inventory's exceptions, and what is owed to the hosts already."""
+    for host in run.fleet.hosts:
+        for item in waivers(host):
+            logger.info(f"exception on {host.name}: {item.what}: {item.why}")
+    for name, steps in run.plan().items():
+        for step in steps:
+            if step.pending:
+                logger.warning(f"{name}: {step.key} waits for a restart: {step.summary}")
 
 
 def _inventory_folder(state: State) -> Path:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import gevent
 
-from deploy.errors import FleetError, FleetErrors
+from deploy.errors import TRACE_VARIABLE, FleetError, FleetErrors, unforeseen
 
 T = TypeVar("T")
 
@@ -25,6 +26,10 @@ def together(names: Iterable[str], work: Callable[[str], T]) -> dict[str, T]:
             return work(name)
         except FleetError as error:
             return error
+        except Exception as error:
+            if os.environ.get(TRACE_VARIABLE):
+                raise
+            return unforeseen(error, name)
 
     jobs = {name: gevent.spawn(guarded, name) for name in names}
     gevent.joinall(jobs.values(), raise_error=True)

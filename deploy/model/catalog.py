@@ -121,6 +121,8 @@ class Service:
     metrics_port: str = ""
     metrics_path: str = "/metrics"
     optional: bool = False
+    watches: bool = False
+    """It has a say in who leads another service's cluster, and is asked with its members."""
 
     def units_on(self, release: Release) -> tuple[str, ...]:
         """The units under their names on a Debian release: PHP's carry its version."""
@@ -175,6 +177,7 @@ CATALOG: Final[tuple[Service, ...]] = (
         health=(Health("Sentinel", Check.SENTINEL, "sentinel"),),
         needs=frozenset({"redis"}),
         optional=True,
+        watches=True,
     ),
     Service(
         "rabbitmq",

@@ -59,9 +59,14 @@ class Fleet:
         return tuple(service for service in CATALOG if self.members(service.name))
 
     def witnesses(self) -> frozenset[str]:
-        """Members of replicated services: asked in every run, so that no run works from a part of the truth."""
+        """Members of replicated services and who watches them: asked in every run, so that none works from a part of
+        the truth.
+        """
         return frozenset(
-            host.name for service in self.services() if service.replicated for host in self.members(service.name)
+            host.name
+            for service in self.services()
+            if service.replicated or service.watches
+            for host in self.members(service.name)
         )
 
     def sources(self, service: Service, port: Port, host: HostSpec) -> tuple[str, ...] | None:

@@ -24,7 +24,7 @@ from deploy.model.fleet import Fleet, Standing
 class Status:
     """Health checks in the catalog's order, and how the members of the clusters stand.
 
-    `untold`: why nothing can be said of the clusters (the inventory's secrets could not be opened, say).
+    `untold`: why members of the clusters were not asked (the inventory's secrets could not be opened, say).
     """
 
     fleet: Fleet
@@ -34,7 +34,8 @@ class Status:
 
     @property
     def well(self) -> bool:
-        return all(result.well for result in self.results) and all(one.well for one in self.standings)
+        checks = all(result.well and not result.degraded for result in self.results)
+        return checks and not self.untold and all(one.well for one in self.standings)
 
 
 def status(path: Path, wait: float = 0.0, identity: Path | None = None) -> Status:
@@ -67,14 +68,22 @@ def status(path: Path, wait: float = 0.0, identity: Path | None = None) -> Statu
 def _standings(
     fleet: Fleet, path: Path, hosts: Mapping[str, Host], identity: Path | None
 ) -> tuple[list[Standing], str]:
-    """What the members of clusters that can be reached say."""
+    """What the members of clusters that can be reached say, and why others said nothing."""
     witnesses = {name: hosts[name] for name in fleet.witnesses() if hosts[name].connected}
     try:
         run = Run(fleet, path, open_keys(path, identity), witnesses, frozenset())
-        together(witnesses, run.look)
     except (FleetError, FleetErrors) as error:
         return [], str(error)
-    return run.standings(), ""
+    silent: list[str] = []
+
+    def look(name: str) -> None:
+        try:
+            run.look(name)
+        except FleetError as error:
+            silent.append(str(error))
+
+    together(witnesses, look)
+    return run.standings(), " ".join(sorted(silent))
 
 
 def _ask(fleet: Fleet, name: str, host: Host) -> list[Result]:

@@ -9,10 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.converge.desired import ROOT
+from deploy.converge.inventory import load
 
 
 def run_suite(path: Path, arguments: Sequence[str] = ()) -> int:
-    """Run tests/fleet against the inventory in `path`; returns pytest's exit code (0: all passed)."""
+    """Run tests/fleet against the inventory in `path`. Returns 0 when all passed, 1 when not, or nothing was run.
+
+    Raises:
+        FleetError, FleetErrors: what is wrong with the inventory.
+    """
+    load(path)
     command = [
         sys.executable,
         "-m",
@@ -23,4 +29,5 @@ def run_suite(path: Path, arguments: Sequence[str] = ()) -> int:
         str(ROOT / "tests" / "fleet"),
         *arguments,
     ]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | {"FLEET_INVENTORY": str(path)}, check=False).returncode
+    environment = os.environ | {"FLEET_INVENTORY": str(path)}
+    return min(1, abs(subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode))

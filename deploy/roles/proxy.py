@@ -14,7 +14,7 @@ from deploy.model.catalog import PROXY_ADDRESS, SERVICES
 from deploy.model.fleet import Context
 from deploy.model.resources import File, Package, Query, Resource, Unit
 from deploy.roles.proven import built, reloaded
-from deploy.roles.redis import INSTANCES, min_replicas
+from deploy.roles.redis import INSTANCES
 
 UNIT = "haproxy.service"
 CONFIG = "/etc/haproxy/haproxy.cfg"
@@ -65,7 +65,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
     build, text = built(
         ctx, "proxy/haproxy.cfg.j2", settings=ctx.settings.proxy, address=PROXY_ADDRESS, socket=SOCKET,
         stats=SERVICES["proxy"].port("stats").number, backends=backends(ctx), password=ctx.secret("redis/proxy"),
-        keeping_up=min_replicas(ctx) > 0, login=login,
+        login=login,
     )  # fmt: skip
     yield File(
         path=CONFIG, content=text, group="haproxy", mode=0o640, secret=True,
@@ -73,10 +73,10 @@ def desired(ctx: Context) -> Iterable[Resource]:
     )  # fmt: skip
     yield Unit(name=UNIT, rolling=True, reload_files=(CONFIG,))
     ask = (
-        f"printf 'show info\\n' | socat -t 2 - UNIX-CONNECT:{SOCKET} >/run/fleet-haproxy\n"
-        "sed -n 's/^description: /build\\t/p' /run/fleet-haproxy\n"
-        "began=$(($(date +%s) - $(sed -n 's/^Uptime_sec: //p' /run/fleet-haproxy)))\n"
-        + ctx.render("proven/files.sh.j2", files=CONFIG)
+        f"info=$(printf 'show info\\n' | socat -t 2 - UNIX-CONNECT:{SOCKET})\n"
+        'field() { printf \'%s\\n\' "$info" | sed -n "s/^$1: //p"; }\n'
+        "printf 'build\\t%s\\n' \"$(field description)\"\n"
+        "began=$(($(date +%s) - $(field Uptime_sec)))\n" + ctx.render("proven/files.sh.j2", files=CONFIG)
     )
     yield from reloaded(
         ctx, Query("haproxy", ask, UNIT), {"build": build}, (CONFIG,), unit=UNIT, seconds=10,

@@ -106,6 +106,8 @@ def lines(ctx: Context) -> Iterator[Line]:
     yield env("max_message_size", str(settings.max_message_size))
     yield env("consumer_timeout", timeout)
     yield env("cluster_partition_handling", "pause_minority")
+    ticks = str(settings.net_ticktime)
+    yield Line("net_ticktime", ticks, "Show(net_kernel:get_net_ticktime())", ticks)
     # Read by a member without data only, so nothing that runs can differ from it.
     members = ctx.fleet.members("rabbitmq")
     yield Line("cluster_formation.peer_discovery_backend", "classic_config")
@@ -209,7 +211,7 @@ done""",
         )  # fmt: skip
     yield Only(
         query=query, prefix="member ", names=frozenset(f"member {node(host.name)}" for host in
-        ctx.fleet.members("rabbitmq")), act=forget, phase=Phase.MEMBERS,
+        ctx.fleet.members("rabbitmq")), act=forget, phase=Phase.STATE,
     )  # fmt: skip
     yield Parameter(
         query=query, name="feature-flags", want="all enabled", phase=Phase.MEMBERS, at_start=True,

@@ -13,7 +13,18 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from deploy.model.catalog import SERVICES
 from deploy.model.fleet import Context
-from deploy.model.resources import Directory, File, Package, Parameter, Phase, Query, Resource, StepClass, Unit
+from deploy.model.resources import (
+    Directory,
+    File,
+    Only,
+    Package,
+    Parameter,
+    Phase,
+    Query,
+    Resource,
+    StepClass,
+    Unit,
+)
 from deploy.model.secrets import SecretSpec
 from deploy.roles.redis_members import INSTANCES, cluster_of, clusters, standings
 
@@ -145,7 +156,7 @@ def acl(ctx: Context, instance: str) -> dict[str, str]:
 
 def client(port: int) -> str:
     """redis-cli as the deployment's user; the password goes through the environment, which only root can read."""
-    return f"REDISCLI_AUTH=$(cat {ADMIN_FILE}) redis-cli --no-auth-warning --user fleet -p {port}"
+    return f"REDISCLI_AUTH=$(cat {ADMIN_FILE}) timeout 20 redis-cli --no-auth-warning --user fleet -p {port}"
 
 
 INFO = (
@@ -176,9 +187,10 @@ def _running(ctx: Context, instance: str, port: int, values: Mapping[str, str], 
     primary = _primary(ctx, instance)
     yield Parameter(
         query=config, name="info-master_host", want=primary, at_start=True,
-        act=f"{cli} -e REPLICAOF {primary} {port} >/dev/null\n{cli} -e CONFIG REWRITE >/dev/null" if primary
+        act=_follow(cli, primary, port) if primary
         else f"echo 'redis-{instance} follows somebody although it is the primary'; exit 1",
     )  # fmt: skip
+    yield _departed(ctx, config, cli)
     if primary:
         yield Parameter(
             query=config, name="info-master_link_status", want="up", phase=Phase.MEMBERS, act=f"""\
@@ -189,6 +201,30 @@ until {cli} INFO replication | grep -q '^master_link_status:up'; do
   sleep 0.5
 done""",
         )  # fmt: skip
+
+
+def _follow(cli: str, primary: str, port: int) -> str:
+    """Never on what was true when the run began: Sentinel may have moved the role since."""
+    return f"""\
+role() {{ {cli} "$@" ROLE | head -n 1; }}
+if [ "$(role)" = master ] || [ "$(role -h {primary})" != master ]; then
+  echo 'roles have moved since this run began: {primary} is no longer the primary; run apply again'
+  exit 1
+fi
+{cli} -e REPLICAOF {primary} {port} >/dev/null
+{cli} -e CONFIG REWRITE >/dev/null"""
+
+
+def _departed(ctx: Context, config: Query, cli: str) -> Only:
+    """Whoever left the fleet and still replicates: its acknowledgements would count, and sentinels would find it."""
+    members = frozenset(f"replica {host.address}" for host in ctx.fleet.members("redis"))
+    return Only(
+        query=config, prefix="replica ", names=members, phase=Phase.STATE,
+        act=f"""\
+{cli} CLIENT LIST TYPE replica | sed -n 's/.* addr=\\([^ ]*\\) .*/\\1/p' | while read -r address; do
+  [ "${{address%:*}}" != "$NAME" ] || {cli} -e CLIENT KILL ADDR "$address" >/dev/null
+done""",
+    )  # fmt: skip
 
 
 def _replicas_keep_up(cli: str, wanted: int) -> str:

@@ -149,7 +149,7 @@ def _circle(ctx: Context, query: Query, cli: str, instance: str) -> Iterator[Res
             label=f"sentinel: {instance} {kind}",
             act=ctx.render(
                 "sentinel/circle.sh.j2", cli=cli, instance=instance, kind=kind, wanted=" ".join(sorted(addresses)),
-                turn=everybody.index(ctx.host.name),
+                primary=_primary(ctx, instance), turn=everybody.index(ctx.host.name),
             ),
         )  # fmt: skip
     yield Parameter(

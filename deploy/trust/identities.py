@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import getpass
 import os
 import stat
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,10 +61,12 @@ def load_identities(
 
     A path that was asked for (``option`` or the environment) must load; of the defaults, those that exist and
     load are used, and the first one's error is raised only when none does. A passphrase-protected key is
-    decrypted in memory when ``passphrase`` is given and refused otherwise.
+    decrypted in memory, its passphrase asked for by ``passphrase`` (the terminal, where there is one).
     Raises FleetError: nothing found, unreadable, readable by others, protected, not a key, of another kind.
     """
     environ = os.environ if environ is None else environ
+    if passphrase is None and sys.stdin and sys.stdin.isatty():
+        passphrase = _from_terminal
     asked = option or (Path(environ[ENVIRONMENT_VARIABLE]) if environ.get(ENVIRONMENT_VARIABLE) else None)
     if asked is not None:
         return _load(asked.expanduser(), passphrase)
@@ -86,6 +90,10 @@ def load_identities(
         expected=_EXPECTED,
         hint=f"Pass --identity PATH or set {ENVIRONMENT_VARIABLE}.",
     )
+
+
+def _from_terminal(path: Path) -> str:
+    return getpass.getpass(f"Passphrase of {path}: ")
 
 
 def _load(path: Path, passphrase: Passphrase | None) -> tuple[Identity, ...]:
