@@ -85,6 +85,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
     yield Unit(name="systemd-timesyncd.service", restart_files=("/etc/systemd/timesyncd.conf.d/60-fleet.conf",))
     yield from _firewall(ctx)
     yield from _ssh(ctx)
+    yield from _limits(ctx)
 
 
 def names(ctx: Context) -> Iterator[tuple[str, str]]:
@@ -131,6 +132,16 @@ def _sysctl(ctx: Context) -> Iterator[Resource]:
     query = Query("sysctl", f"for n in {' '.join(values)}; do printf '%s\\t%s\\n' $n \"$(sysctl -n $n)\"; done")
     for name, value in values.items():
         yield Parameter(query=query, name=name, want=value, act=f"sysctl -q -w {name}={value}")
+
+
+def _limits(ctx: Context) -> Iterator[Resource]:
+    """That the running services have the open files their units give them: a debt that only a restart can pay."""
+    units = [unit for service in ctx.host.services for unit in service.units_on(ctx.release)]
+    if units:
+        yield Parameter(
+            query=Query("limits", ctx.render("base/limits.sh.j2", units=units)), name="nofile",
+            want="as the units say", step=StepClass.RESTART, label="limit:nofile",
+        )  # fmt: skip
 
 
 def _firewall(ctx: Context) -> Iterator[Resource]:

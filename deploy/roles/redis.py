@@ -188,7 +188,7 @@ def _running(ctx: Context, instance: str, port: int, values: Mapping[str, str], 
     yield Parameter(
         query=config, name="info-master_host", want=primary, at_start=True,
         act=_follow(cli, primary, port) if primary
-        else f"echo 'redis-{instance} follows somebody although it is the primary'; exit 1",
+        else "echo 'it follows another now: roles have moved since this run began; run apply again'; exit 1",
     )  # fmt: skip
     yield _departed(ctx, config, cli)
     if primary:

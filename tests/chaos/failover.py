@@ -14,7 +14,7 @@ from deploy.model.fleet import Fleet
 from deploy.roles.rabbitmq_topology import API, dead
 from lab import inside
 from tests.chaos import load as writers
-from tests.chaos.support import INVENTORY, SPEC, drift, on
+from tests.chaos.support import INVENTORY, SPEC, fleet, on
 
 
 @cache
@@ -93,4 +93,15 @@ def database() -> str:
 
 def settled(seconds: float = 120) -> None:
     """Nothing differs from the inventory any more, without any apply."""
-    eventually("plan is empty", lambda: drift() == set(), seconds)
+    said: list[str] = []
+
+    def same() -> bool:
+        # 1: the members do not agree yet, or one does not answer.
+        done = fleet("drift")
+        said[:] = [done.stdout + done.stderr]
+        return done.returncode == 0
+
+    try:
+        eventually("plan is empty", same, seconds)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {said[0][-1500:]}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -36,6 +37,21 @@ def altered(folder_: Path, text: str) -> Path:
         shutil.copytree(folder(INVENTORY), copy)
     with (copy / "group_data/all.py").open("a") as handle:
         handle.write(f"\n{text}\n")
+    return copy
+
+
+def reordered(folder_: Path, service: str) -> Path:
+    """A copy of the inventory below this folder that lists the hosts of a service the other way round."""
+    copy = folder_ / folder(INVENTORY).name
+    shutil.copytree(folder(INVENTORY), copy)
+    text = (copy / "inventory.py").read_text()
+    line = next(line for line in text.splitlines() if line.startswith(f"{service} = ["))
+    names = ast.literal_eval(line.partition(" = ")[2])
+    hosts = ", ".join(f"({name!r}, {{'ssh_hostname': ADDRESSES.pop({name!r})}})" for name in reversed(names))
+    # The order of all hosts is what decides who leads on the very first boot.
+    first = text.replace("    [(name,", f"    [{hosts}] + [(name,", 1).replace(line, f"{service} = {names[::-1]!r}")
+    assert first.count(names[-1]) > text.count(names[-1])
+    (copy / "inventory.py").write_text(first)
     return copy
 
 

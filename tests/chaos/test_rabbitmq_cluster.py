@@ -12,7 +12,7 @@ from deploy.roles.rabbitmq_topology import API
 from tests.chaos import faults, results
 from tests.chaos.failover import drained, eventually, load, settled, the_fleet
 from tests.chaos.load import QUEUE, Ledger
-from tests.chaos.support import REPEATS, apply, fleet, on
+from tests.chaos.support import REPEATS, apply, fleet, footprint, on
 
 MEMBERS = tuple(host.name for host in the_fleet().members("rabbitmq"))
 UNIT = "rabbitmq-server"
@@ -69,6 +69,28 @@ def test_each_member_killed_in_turn(turn: int) -> None:
 
 
 @pytest.mark.parametrize("turn", range(REPEATS))
+def test_two_killed_one_after_the_other(turn: int) -> None:
+    """The second while the first is still away: nothing is confirmed without a majority, and all is once it is back."""
+    first, second, left = (MEMBERS[(turn + n) % len(MEMBERS)] for n in range(3))
+    with load("web1", f"two-{turn}", "messages") as publisher:
+        with faults.killed_for_good(first, UNIT):
+            time.sleep(4)
+            with faults.killed_for_good(second, UNIT):
+                eventually(f"{left} pauses", lambda: not running(left), 90)
+                alone = time.time()
+                time.sleep(4)
+                ended = time.time()
+            eventually("a majority is back", lambda: sum(running(name) for name in MEMBERS) >= 2, 120)
+            begun = time.time()
+            time.sleep(BAR)
+        eventually("all are back", lambda: all(running(name) for name in MEMBERS), 120)
+        until = time.time()
+    ledger = publisher.end()["messages"]
+    assert [at for _, at in ledger.acknowledged if alone + 1 < at < ended] == []
+    judge("two members killed, one after the other: after the majority is back", ledger, begun, until)
+
+
+@pytest.mark.parametrize("turn", range(REPEATS))
 def test_host_without_power(turn: int) -> None:
     host = MEMBERS[(turn + 1) % len(MEMBERS)]
     with load("web1", f"power-{turn}", "messages") as publisher:
@@ -103,8 +125,9 @@ ORDERS = list(itertools.permutations(MEMBERS)) if REPEATS > 1 else [MEMBERS, MEM
 def test_all_stopped_and_started_in_any_order(order: tuple[str, ...]) -> None:
     """Stopped in one order, started in another, without waiting for one another."""
     with load("web1", f"all-{'-'.join(order)}", "messages") as publisher:
-        for host in MEMBERS:
-            on(host, f"systemctl stop {UNIT}")
+        for number, host in enumerate(MEMBERS):
+            # In order, or as a power cut would.
+            on(host, f"systemctl {'stop' if number else 'kill -s KILL --kill-whom=all'} {UNIT}; systemctl stop {UNIT}")
         for host in order:
             on(host, f"systemctl start --no-block {UNIT}")
         eventually("a majority is back", lambda: sum(running(host) for host in MEMBERS) >= 2, 180)
@@ -127,8 +150,10 @@ def test_another_cookie_is_refused_and_nothing_changed() -> None:
     host = MEMBERS[1]
     cookie = "/var/lib/rabbitmq/.erlang.cookie"
     on(host, f"cp -p {cookie} /root/cookie; chmod 600 {cookie}; printf ANOTHERCOOKIE >{cookie}; chmod 400 {cookie}")
+    before = {name: footprint(name) for name in MEMBERS}
     try:
         done = fleet("apply")
+        assert {name: footprint(name) for name in MEMBERS} == before
         assert done.returncode == 1
         assert f"{host}: {cookie}: found another Erlang cookie" in done.stdout + done.stderr
         assert on(host, f"cat {cookie}") == "ANOTHERCOOKIE"
@@ -143,8 +168,10 @@ def test_member_of_another_cluster_is_refused_and_nothing_changed() -> None:
     lonely = f"s/^\\(cluster_formation.classic_config.nodes.[0-9]*\\) = .*/\\1 = rabbit@{host}/"
     on(host, f"systemctl stop {UNIT}; rm -rf {data}/*; cp -p {conf} /root/conf; sed -i '{lonely}' {conf}\n"
        f"systemctl start {UNIT}; cp -p /root/conf {conf}; rm /root/conf")  # fmt: skip
+    before = {name: footprint(name) for name in MEMBERS}
     try:
         done = fleet("apply")
+        assert {name: footprint(name) for name in MEMBERS} == before
         assert done.returncode == 1
         assert "a member of another cluster" in done.stdout + done.stderr
         assert running(host)
