@@ -99,19 +99,28 @@ def cluster(instance: str, members: list[Member], sentinels: list[View]) -> Clus
             hint="Sentinel makes one of them follow within half a minute; if it does not, find out which has the data "
             "and make the other follow it (REPLICAOF), then run again",
         )
-    found = primaries[0] if primaries else _resting(instance, born, sentinels)
+    found = primaries[0] if primaries else _resting(instance, members, sentinels)
     _agreed(instance, found, born, sentinels)
     return Cluster(found.name, frozenset(one.name for one in members if not one.born))
 
 
-def _resting(instance: str, born: list[Member], sentinels: list[View]) -> Member:
+def _resting(instance: str, members: list[Member], sentinels: list[View]) -> Member:
     """The primary where none runs: all stopped, say. Never while the sentinels could be about to choose another."""
+    born = [one for one in members if one.born]
     heads = [one for one in born if not one.running and not one.follows]
     followed = {one.follows for one in born if one.follows}
     able = 2 * sum(bool(view.primary) for view in sentinels) > len(sentinels)
     replicas_run = any(one.running for one in born)
     if len(heads) == 1 and followed <= {heads[0].address} and not (able and replicas_run):
         return heads[0]
+    if len(followed) == 1 and not heads and not followed & {one.address for one in members}:
+        raise FleetError(
+            subject=cluster_of(instance),
+            found=f"every member follows {next(iter(followed))}, which is no member of the inventory",
+            expected="the primary among the members",
+            hint="put that host back into the group `redis`, give the role to another member (SENTINEL FAILOVER "
+            f"{instance}, on a sentinel), and take it out then",
+        )
     kind = Unsettled if able else FleetError
     raise kind(
         subject=cluster_of(instance),

@@ -21,9 +21,8 @@ BAR = 10.0
 
 
 @pytest.fixture(autouse=True)
-def queue() -> Iterator[None]:
+def queue(begun_well: None) -> Iterator[None]:
     """The load's queue is the load's alone: its worker is away meanwhile."""
-    settled()
     on("app1", "systemctl stop omegaup-worker@analytics")
     drained("web1")
     yield

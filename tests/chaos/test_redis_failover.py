@@ -31,9 +31,8 @@ MEMBERS = ("data1", "data2", "data3")
 
 
 @pytest.fixture(autouse=True)
-def whole() -> Iterator[None]:
+def whole(begun_well: None) -> Iterator[None]:
     """Each test begins and ends with a fleet that is what the inventory says."""
-    settled()
     yield
     settled()
 

@@ -23,8 +23,7 @@ PORT = PORTS["sessions"]
 
 
 @pytest.fixture(autouse=True)
-def whole() -> Iterator[None]:
-    settled()
+def whole(begun_well: None) -> Iterator[None]:
     yield
     assert fleet("apply").returncode == 0
     settled()
