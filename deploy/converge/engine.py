@@ -118,15 +118,19 @@ class Run:
         contexts = {host.name: self.context(host.name) for host in self.fleet.hosts}
         return desired.standings(self.fleet, contexts, self.snapshots)
 
-    def look(self, name: str) -> Snapshot:
-        """Look at one host and remember what was seen."""
+    def look(self, name: str, *, role: str = "", fit: bool = True, seconds: int = 600) -> Snapshot:
+        """Look at one host and remember what was seen.
+
+        role: at what this role wants alone. fit: refuse a host that is not fit to be changed.
+        """
         nonce = random.token_hex(8)
-        state = self.state(name)
+        wanted = [item for item in self.state(name).resources if not role or item.role == role]
         asked = time.time()
-        reply = remote.run(self.hosts[name], look.script(state.resources, nonce), seconds=600)
-        snapshot = look.parse(name, [*reply.stdout, *([] if reply.stdout else reply.stderr)], nonce, state.resources)
-        checks.fit(self.fleet.host(name), snapshot.facts)
-        checks.in_time(self.fleet.host(name), snapshot.facts, (asked, time.time()))
+        reply = remote.run(self.hosts[name], look.script(wanted, nonce), seconds=seconds)
+        snapshot = look.parse(name, [*reply.stdout, *([] if reply.stdout else reply.stderr)], nonce, wanted)
+        if fit:
+            checks.fit(self.fleet.host(name), snapshot.facts)
+            checks.in_time(self.fleet.host(name), snapshot.facts, (asked, time.time()))
         self.snapshots[name] = snapshot
         self._stale.discard(name)
         return snapshot
