@@ -221,7 +221,7 @@ def _way_out(ctx: Context, holders: Iterable[Member]) -> str:
     if len(followed) == 1 and not followed & {"", *addresses}:
         return (
             f"the primary, {followed.pop()}, was taken out of the inventory while it led, and may still take writes: "
-            "put it back, move the writes (`fleet db switchover`; where it is gone, `fleet db failover`), then take it out"
+            "put it back, move the writes (`fleet db switchover`, or `failover` where it is gone), then take it out"
         )
     return (
         "find the member with the newest data (gtid_current_pos), prove that no other server takes writes, on it STOP "

@@ -43,12 +43,13 @@ def context(host: str = "data1", leads: str = "data1", members: int = 3, **data:
 
 
 def says(
-    origin: str = "", *, read_only: str = "ON", follows: str = "", running: bool = True, file_follows: str | None = None,
-    promised: str = "", **server_values: str,
+    origin: str = "", *, read_only: str = "ON", follows: str = "", running: bool = True,
+    file_follows: str | None = None, promised: str = "", values: Mapping[str, str] | None = None,
 ) -> Snapshot:  # fmt: skip
     """A look at one member."""
-    values = {"variable read_only": read_only, "follows": follows, **server_values}
-    server = Answer(values, "" if running else "not running")
+    server = Answer(
+        {"variable read_only": read_only, "follows": follows, **(values or {})}, "" if running else "not running"
+    )
     files = Answer(
         {"origin": origin, "follows": follows if file_follows is None else file_follows, "promised": promised}
     )
@@ -161,12 +162,12 @@ R2 = "167772172"
 
 
 def agreed(replica: Snapshot, **primary: str) -> None:
-    seen = {"data1": says("primary", read_only="OFF", **primary), "data2": replica, "data3": copy_of("data1")}
+    seen = {"data1": says("primary", read_only="OFF", values=primary), "data2": replica, "data3": copy_of("data1")}
     mysql.clusters(context(), seen)
 
 
 def wrote(up_to: str, **more: Any) -> Snapshot:
-    return copy_of("data1", **{"variable server_id": R2, "writes": up_to and f"its own, up to {up_to}"}, **more)
+    return copy_of("data1", values={"variable server_id": R2, "writes": f"its own, up to {up_to}"}, **more)
 
 
 def test_a_replica_with_writes_of_its_own_is_refused() -> None:
@@ -181,7 +182,8 @@ def test_a_replica_with_writes_of_its_own_is_refused() -> None:
 
 def test_what_the_primary_has_too_is_not_its_own() -> None:
     agreed(wrote(f"1-{R2}-9"), state=f"1-167772171-12,1-{R2}-9")
-    agreed(copy_of("data1", **{"variable server_id": R2, "writes": "none of its own"}), state="1-167772171-12")
+    nothing = copy_of("data1", values={"variable server_id": R2, "writes": "none of its own"})
+    agreed(nothing, state="1-167772171-12")
     # An old primary that a failover replaced, to be filled anew; one that is given up; one that is not running.
     agreed(wrote(f"1-{R2}-9"), state="1-167772171-8", **{f"lost {R2}": "1-1-7"})
     agreed(replace(wrote(f"1-{R2}-9"), answers=says("reseed").answers), state="1-167772171-8")
