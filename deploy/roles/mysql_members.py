@@ -129,7 +129,9 @@ def _agrees(seen: Snapshot, one: Member, at_primary: Snapshot, primary: str) -> 
     server, writes = values.get("variable server_id", ""), values.get("writes", "none of its own")
     if not theirs.ok or "state" not in theirs.values or not writes.startswith("its own, up to "):
         return
-    if f"lost {server}" in theirs.values:
+    # A failover that this copy is younger than explains nothing.
+    since = seen.answers.get(FILES_QUERY, _NOTHING).values.get("since", "0")
+    if int(theirs.values.get(f"lost {server}", 0)) > int(since):
         return
     known = _gtids(theirs.values["state"])
     for (domain, author), number in _gtids(writes.removeprefix("its own, up to ")).items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -180,12 +181,21 @@ def test_a_replica_with_writes_of_its_own_is_refused() -> None:
         agreed(wrote(f"1-{R2}-9"), state=f"1-{R2}-7,1-167772171-8")
 
 
+def test_a_failover_from_before_the_copy_was_made_explains_nothing() -> None:
+    for lost, refused in (("1500", False), ("999", True)):
+        replica = wrote(f"1-{R2}-9")
+        files = replica.answers[FILES_QUERY]
+        answers = {**replica.answers, FILES_QUERY: Answer({**files.values, "since": "1000"})}
+        with pytest.raises(FleetError, match="of its own") if refused else nullcontext():
+            agreed(replace(replica, answers=answers), state="1-167772171-8", **{f"lost {R2}": lost})
+
+
 def test_what_the_primary_has_too_is_not_its_own() -> None:
     agreed(wrote(f"1-{R2}-9"), state=f"1-167772171-12,1-{R2}-9")
     nothing = copy_of("data1", values={"variable server_id": R2, "writes": "none of its own"})
     agreed(nothing, state="1-167772171-12")
     # An old primary that a failover replaced, to be filled anew; one that is given up; one that is not running.
-    agreed(wrote(f"1-{R2}-9"), state="1-167772171-8", **{f"lost {R2}": "1-1-7"})
+    agreed(wrote(f"1-{R2}-9"), state="1-167772171-8", **{f"lost {R2}": "1500"})
     agreed(replace(wrote(f"1-{R2}-9"), answers=says("reseed").answers), state="1-167772171-8")
     agreed(wrote(f"1-{R2}-9", running=False), state="1-167772171-8")
 
