@@ -265,6 +265,8 @@ def _say_moved(moved: db.Moved, as_json: bool) -> None:
             f"{moved.new} takes the writes, {moved.old} no longer: {moved.pause:.1f} s, at {moved.position}.",
             highlight=False,
         )
+    for note in moved.notes:
+        err.print(note, highlight=False, soft_wrap=True)
 
 
 @secrets_app.command("init")

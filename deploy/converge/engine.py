@@ -142,19 +142,18 @@ class Run:
         checks.fit(self.fleet.host(name), facts)
         checks.in_time(self.fleet.host(name), facts, (asked, time.time()))
 
-    def look(self, name: str) -> Snapshot:
-        """Look at one host, fit for changes or not, and remember what was seen.
+    def look(self, name: str, *, role: str = "", seconds: int = 600) -> Snapshot:
+        """Look at one host, fit for changes or not, and remember what was seen. role: at what this role wants alone.
 
         Raises:
             FleetError: it could not be looked at.
         """
         nonce = random.token_hex(8)
-        state = self.state(name)
-        reply = remote.run(self.hosts[name], look.script(state.resources, nonce), seconds=600)
+        wanted = [item for item in self.state(name).resources if not role or item.role == role]
+        reply = remote.run(self.hosts[name], look.script(wanted, nonce), seconds=seconds)
+        lines = [*reply.stdout, *([] if reply.stdout else reply.stderr)]
         try:
-            snapshot = look.parse(
-                name, [*reply.stdout, *([] if reply.stdout else reply.stderr)], nonce, state.resources, self.masker
-            )
+            snapshot = look.parse(name, lines, nonce, wanted, self.masker)
         except FleetError as error:
             raise self._masked(error) from None
         self.snapshots[name] = snapshot

@@ -40,10 +40,14 @@ FOLDER = "/etc/mysql/mariadb.conf.d"
 CONFIG = f"{FOLDER}/99-fleet.cnf"
 DATA = "/var/lib/mysql"
 ORIGIN = f"{DATA}/fleet-origin"
+PROMISED, CLOSED = f"{DATA}/fleet-promised", "/run/fleet/mysql-closed"
+"""Left by a switchover or failover on its way: this member is to lead; it was closed, and opens again by itself."""
 SOCKET = "/run/mysqld/mysqld.sock"
 TOOL = "/usr/local/lib/fleet/mysql"
 ROLE_TOOL = "/usr/local/lib/fleet/mysql-role"
 SEED_UNIT = "fleet-mysql-seed.service"
+SEED_SECONDS = 780
+"""How long one run waits for a new member to be filled: less than a host's script may take."""
 SEED_FILE, REPLICA_FILE = "/etc/fleet/mysql-seed.cnf", "/etc/fleet/mysql-replica.auth"
 CLIENT = f"mariadb --no-defaults --user=root --socket={SOCKET} --default-character-set=utf8mb4"
 SQL = f"{CLIENT} -NBr"
@@ -168,6 +172,7 @@ def _files(ctx: Context) -> Iterator[Resource]:
             seed_file=SEED_FILE, seed_unit=SEED_UNIT, replica_file=REPLICA_FILE, replica_user=access.REPLICA,
             port=port, domain=GTID_DOMAIN, members=" ".join(host.address for host in ctx.fleet.members("mysql")),
             address=ctx.host.address, copies=SERVICES["mysql"].port("seed").number, ssl=SSL_DIR,
+            promised=PROMISED, seed_seconds=SEED_SECONDS,
         ),
         mode=0o755,
     )  # fmt: skip
@@ -177,7 +182,7 @@ def _files(ctx: Context) -> Iterator[Resource]:
             "mysql/role.sh.j2", members=" ".join(host.address for host in ctx.fleet.members("mysql")),
             address=ctx.host.address, socket=SOCKET, seed_file=SEED_FILE, seed_user=access.SEED,
             replica_file=REPLICA_FILE, replica_user=access.REPLICA, agent=access.AGENT, port=port,
-            semi_sync=semi_sync(ctx), database=ctx.settings.mysql.database,
+            semi_sync=semi_sync(ctx), database=ctx.settings.mysql.database, promised=PROMISED, closed=CLOSED,
         ),
     )  # fmt: skip
     files = _files_query(ctx)
@@ -206,8 +211,9 @@ def _files(ctx: Context) -> Iterator[Resource]:
 
 def _files_query(ctx: Context) -> Query:
     script = ctx.render(
-        "mysql/look_files.sh.j2", origin_file=ORIGIN, data=DATA, seed_unit=SEED_UNIT, folder=FOLDER, config=CONFIG
-    )
+        "mysql/look_files.sh.j2", origin_file=ORIGIN, data=DATA, seed_unit=SEED_UNIT, folder=FOLDER, config=CONFIG,
+        promised=PROMISED, closed=CLOSED,
+    )  # fmt: skip
     return Query(FILES_QUERY, script)
 
 
@@ -231,6 +237,9 @@ def _variable(server: Query, name: str, value: str, *, at_start: bool) -> Parame
         # It waits for running transactions, and new writes wait for it.
         lines.insert(0, "SET SESSION lock_wait_timeout = 30;")
     act = f"{SQL} <<'SQL'\n" + "\n".join(lines) + "\nSQL"
+    if name == "read_only":
+        # Whatever a move that broke off has left: it is decided now who leads.
+        act += f"\nrm -f -- {PROMISED} {CLOSED}"
     if name in REPLICATION_STOPPED:
         follows = f"follows=$({SQL} -e 'SHOW SLAVE STATUS')"
         # The primary's sign of life has to come within the time-out.
@@ -257,6 +266,9 @@ def _primary(ctx: Context, server: Query) -> Iterator[Resource]:
     )  # fmt: skip
     yield from _schema(ctx, server)
     yield from access.accounts(ctx, server, SQL, TOOL)
+    # A host that is no member any more: without an account it goes on reading, and acknowledging, until it is cut off.
+    readers = frozenset(f"reader {host.address}" for host in ctx.fleet.members("mysql"))
+    yield Only(query=server, prefix="reader ", names=readers, act=f'{TOOL} drop reader "$NAME"')
     if database != "test":
         yield Only(query=server, prefix="test ", names=frozenset(), act=f"{TOOL} drop_test")
 
@@ -306,10 +318,17 @@ def _semi_sync(ctx: Context, server: Query) -> Parameter:
             query=server, name="semi-sync", want="off", phase=Phase.MEMBERS, label="mysql:semi-sync",
             act=f"{TOOL} alone",
         )  # fmt: skip
-    leads = ctx.leads("mysql")
+    if not ctx.leads("mysql"):
+        return Parameter(
+            query=server, name="semi-sync", want="acknowledges", phase=Phase.MEMBERS, label="mysql:semi-sync",
+            act=f"{TOOL} acknowledge",
+        )  # fmt: skip
+    others = {host.name for host in ctx.fleet.members("mysql")} - {ctx.host.name}
+    # None can follow before it is filled, which it is in this very phase.
+    patience = SEED_SECONDS + 60 if others <= ctx.live.empty.get("mysql", frozenset()) else 30
     return Parameter(
-        query=server, name="semi-sync", want="waits for a replica" if leads else "acknowledges", phase=Phase.MEMBERS,
-        label="mysql:semi-sync", act=f"{TOOL} {'wait_for_replicas' if leads else 'acknowledge'}",
+        query=server, name="semi-sync", want="waits for a replica", phase=Phase.MEMBERS, label="mysql:semi-sync",
+        act=f"{TOOL} wait_for_replicas {patience}",
     )  # fmt: skip
 
 

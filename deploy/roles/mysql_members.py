@@ -19,7 +19,11 @@ _NOTHING = Answer({}, "was not asked")
 
 @dataclass(frozen=True)
 class Member:
-    """What one host says. `held`: it has the fleet's data, complete. `follows`: address, empty for nobody."""
+    """What one host says. `held`: it has the fleet's data, complete. `follows`: address, empty for nobody.
+
+    `promised`: a switchover or failover made it follow nobody and has not come to open it: `switchover ADDRESS` of
+    whom it was to replace. `closed`: a switchover closed it, and it opens again by itself.
+    """
 
     name: str
     address: str
@@ -27,6 +31,8 @@ class Member:
     running: bool
     writable: bool
     follows: str
+    promised: str = ""
+    closed: bool = False
 
 
 def member(name: str, address: str, seen: Snapshot) -> Member:
@@ -40,6 +46,8 @@ def member(name: str, address: str, seen: Snapshot) -> Member:
         running=running,
         writable=running and server.values.get("variable read_only") == "OFF",
         follows=(server if running else files).values.get("follows", ""),
+        promised=files.values.get("promised", ""),
+        closed=bool(files.values.get("closed")),
     )  # fmt: skip
 
 
@@ -94,14 +102,56 @@ def clusters(ctx: Context, seen: Mapping[str, Snapshot]) -> Mapping[str, Cluster
     """The database's one cluster.
 
     Raises:
-        FleetError: it cannot be told who is the primary.
+        FleetError: it cannot be told who is the primary, or a member has what its primary does not.
     """
-    empty = frozenset(
-        host.name
-        for host in ctx.fleet.members("mysql")
-        if host.name in seen and not member(host.name, host.address, seen[host.name]).held
-    )
-    return {"mysql": Cluster(leader(ctx, seen), empty)}
+    found = _members(ctx, seen)
+    primary = leader(ctx, seen)
+    if primary is not None and primary in seen:
+        for one in found:
+            if one.held and one.running and one.name != primary:
+                _agrees(seen[one.name], one, seen[primary], primary)
+    return {"mysql": Cluster(primary, frozenset(one.name for one in found if not one.held))}
+
+
+def _members(ctx: Context, seen: Mapping[str, Snapshot]) -> list[Member]:
+    return [
+        member(host.name, host.address, seen[host.name]) for host in ctx.fleet.members("mysql") if host.name in seen
+    ]
+
+
+def _agrees(seen: Snapshot, one: Member, at_primary: Snapshot, primary: str) -> None:
+    """Refuse a member that wrote what its primary does not have, unless a failover is on record that explains it.
+
+    What a server wrote itself is in the log's state of every server that has it, under the server's number.
+    """
+    values = seen.answers.get(SERVER_QUERY, _NOTHING).values
+    theirs = at_primary.answers.get(SERVER_QUERY, _NOTHING)
+    server, writes = values.get("variable server_id", ""), values.get("writes", "none of its own")
+    if not theirs.ok or "state" not in theirs.values or not writes.startswith("its own, up to "):
+        return
+    # A failover that this copy is younger than explains nothing.
+    since = seen.answers.get(FILES_QUERY, _NOTHING).values.get("since", "0")
+    if int(theirs.values.get(f"lost {server}", 0)) > int(since):
+        return
+    known = _gtids(theirs.values["state"])
+    for (domain, author), number in _gtids(writes.removeprefix("its own, up to ")).items():
+        if author == server and number > known.get((domain, author), 0):
+            has = known.get((domain, author))
+            raise FleetError(
+                host=one.name,
+                subject=CLUSTER,
+                found=f"transactions of its own up to {domain}-{author}-{number}, of which its primary {primary} has "
+                + (f"those up to {has}" if has else "none"),
+                expected="a replica that has what its primary has, and nothing else",
+                hint="mariadb-binlog shows them: write on the primary what is to stay of them; then echo reseed "
+                ">/var/lib/mysql/fleet-origin on this host and run apply: it is filled anew. Nothing was changed",
+            )
+
+
+def _gtids(text: str) -> dict[tuple[str, str], int]:
+    """(domain, server) -> number, of a list of GTIDs."""
+    parts = [part.split("-") for part in text.replace(" ", "").split(",") if part.count("-") == 2]
+    return {(domain, server): int(number) for domain, server, number in parts}
 
 
 def leader(ctx: Context, seen: Mapping[str, Snapshot]) -> str | None:
@@ -114,7 +164,7 @@ def leader(ctx: Context, seen: Mapping[str, Snapshot]) -> str | None:
         FleetError: two are writable, or it cannot be told.
     """
     everybody = ctx.fleet.members("mysql")
-    found = [member(host.name, host.address, seen[host.name]) for host in everybody if host.name in seen]
+    found = _members(ctx, seen)
     holders = [one for one in found if one.held]
     heads = [one for one in holders if not one.follows]
     writable = [one for one in heads if one.writable]
@@ -140,12 +190,44 @@ def leader(ctx: Context, seen: Mapping[str, Snapshot]) -> str | None:
     followers = [one for one in holders if one.follows]
     if len(heads) == 1 and all(one.follows == heads[0].address for one in followers):
         return heads[0].name
+    # A switchover or failover broke off while the others were made to follow: behind one another, all follow it.
+    if len(heads) == 1 and heads[0].promised and all(_ends_in(one, heads[0], holders) for one in followers):
+        return heads[0].name
     raise FleetError(
         subject="mysql",
         found=f"no writable primary; {'; '.join(_words(one) for one in found)}",
         expected="one member with the data that follows nobody, followed by all others that have it",
-        hint="find the member with the newest data (gtid_current_pos), on it STOP SLAVE; RESET SLAVE ALL; SET GLOBAL "
-        "read_only=0, and run again: the others are made to follow it",
+        hint=_way_out(ctx, holders),
+    )
+
+
+def _ends_in(one: Member, head: Member, holders: Iterable[Member]) -> bool:
+    at = {other.address: other for other in holders}
+    passed = {one.name}
+    while one.follows in at and at[one.follows].name not in passed:
+        one = at[one.follows]
+        passed.add(one.name)
+    return one is head
+
+
+def _way_out(ctx: Context, holders: Iterable[Member]) -> str:
+    """What to do when nobody takes writes and it cannot be told who may."""
+    promised = [one for one in holders if one.promised and not one.follows]
+    if promised:
+        return (
+            f"a {promised[0].promised.partition(' ')[0]} to {_names(promised)} broke off: "
+            f"`fleet db {promised[0].promised.partition(' ')[0]}` again goes on with it"
+        )
+    followed = {one.follows for one in holders}
+    addresses = {host.address for host in ctx.fleet.members("mysql")}
+    if len(followed) == 1 and not followed & {"", *addresses}:
+        return (
+            f"the primary, {followed.pop()}, was taken out of the inventory while it led, and may still take writes: "
+            "put it back, move the writes (`fleet db switchover`, or `failover` where it is gone), then take it out"
+        )
+    return (
+        "find the member with the newest data (gtid_current_pos), prove that no other server takes writes, on it STOP "
+        "SLAVE; RESET SLAVE ALL; SET GLOBAL read_only=0, and run again: the others are made to follow it"
     )
 
 

@@ -2,63 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from deploy.procedures import db
+from deploy.procedures import db, db_proofs
 from tests.chaos import faults, results
-from tests.chaos.failover import database, eventually, load, settled, sql, the_fleet
-from tests.chaos.load import TABLE, Ledger
-from tests.chaos.support import INVENTORY, REPEATS, ROOT, altered, apply, drift, fleet, on
+from tests.chaos.failover import database, eventually, load, sql
+from tests.chaos.load import TABLE
+from tests.chaos.mysql import MEMBERS, db_command, judge, same_everywhere, table
+from tests.chaos.support import INVENTORY, REPEATS, altered, apply, drift, fleet, on
 
-MEMBERS = tuple(host.name for host in the_fleet().members("mysql"))
-
-
-@pytest.fixture(autouse=True)
-def table() -> Iterator[None]:
-    """A table in which a row can be there twice, so that it would be seen."""
-    settled()
-    sql(database(), f"CREATE TABLE IF NOT EXISTS {TABLE} (n INT AUTO_INCREMENT PRIMARY KEY, id VARCHAR(80))")
-    yield
-    apply()
-    settled()
-    sql(database(), f"DROP TABLE IF EXISTS {TABLE}")
-
-
-def judge(fault: str, ledger: Ledger, bar: float, begun: float, until: float) -> None:
-    """No acknowledged row is missing or there twice, on any member; writes paused no longer than `bar` seconds."""
-    pause = ledger.gap(begun, until)
-    rows = sql(database(), f"SELECT id FROM {TABLE}")
-    lost, twice = ledger.ids() - set(rows), len(rows) - len(set(rows))
-    results.note(
-        f"MySQL: {fault}", seconds_without_writes=pause, acknowledged_and_lost=len(lost), there_twice=twice,
-    )  # fmt: skip
-    assert lost == set()
-    assert twice == 0
-    assert pause < bar, f"{pause:.1f} s without writes; refused: {ledger.refusals[-3:]}"
-
-
-def same_everywhere() -> None:
-    """Table by table, the same checksums on all members."""
-
-    def sums(host: str) -> list[str]:
-        tables = sql(host, "SHOW TABLES")
-        return sql(host, f"CHECKSUM TABLE {', '.join(tables)}")
-
-    eventually("equal checksums", lambda: len({tuple(sums(host)) for host in MEMBERS}) == 1, 30)
-
-
-def db_command(*words: str) -> tuple[int, str]:
-    """`fleet db WORD INVENTORY ...`: exit code and all that it said."""
-    command = [str(ROOT / "fleet"), "db", words[0], INVENTORY, *words[1:]]
-    done = subprocess.run(
-        command, cwd=ROOT, text=True, capture_output=True, timeout=300, stdin=subprocess.DEVNULL, check=False
-    )
-    return done.returncode, done.stdout + done.stderr
+__all__ = ["table"]
 
 
 @pytest.mark.parametrize("turn", range(REPEATS))
@@ -74,7 +30,6 @@ def test_switchover(turn: int) -> None:
     assert new != old
     judge("switchover", running.end()["rows"], 3.0, begun, until)
     same_everywhere()
-    # What everybody was told stays so, whatever the inventory lists first.
     assert apply()["done"] == []
     assert database() == new
 
@@ -121,9 +76,15 @@ def test_primary_without_power(turn: int) -> None:
             time.sleep(6)
             until = time.time()
         seen = set()
+        until_ready = time.monotonic() + 60
+        while "1" not in seen and time.monotonic() < until_ready:
+            seen.add(on(old, "mariadb -NB -e 'SELECT @@read_only' 2>/dev/null || true", check=False).strip())
+            time.sleep(0.1)
         for _ in range(50):
             seen.add(on(old, "mariadb -NB -e 'SELECT @@read_only' 2>/dev/null || true", check=False).strip())
             time.sleep(0.1)
+        # It did answer, and never that it takes writes.
+        assert "1" in seen
         assert seen <= {"1", ""}
         ledger = running.end()["rows"]
     judge("primary's host without power, failover", ledger, 30.0, begun, until)
@@ -176,7 +137,7 @@ def test_without_semi_sync_acknowledged_rows_are_lost(tmp_path: Path) -> None:
 def test_without_the_fence_two_take_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The twin of the fence: replaced while it serves, the old primary goes on."""
     old = database()
-    monkeypatch.setattr(db, "_fence", lambda *_: None)
+    monkeypatch.setattr(db_proofs, "fence", lambda *_: None)
     db.failover(INVENTORY, None)
     writable = [name for name in MEMBERS if sql(name, "SELECT @@read_only") == ["0"]]
     assert len(writable) == 2
@@ -185,3 +146,70 @@ def test_without_the_fence_two_take_writes(monkeypatch: pytest.MonkeyPatch) -> N
     assert "2 writable primaries" in done.stdout + done.stderr
     # As the message says: the old one is the one that is given up.
     on(old, "mariadb -e 'SET GLOBAL read_only = 1'")
+
+
+@pytest.mark.parametrize("turn", range(REPEATS))
+def test_primary_hangs(turn: int) -> None:
+    """It does not answer and does not end: everybody else can still be asked, and one command replaces it."""
+    old = database()
+    with load("web1", f"hangs-{turn}", "rows") as running:
+        on(old, "systemctl kill -s STOP mariadb")
+        try:
+            begun = time.time()
+            assert fleet("plan", timeout=60).returncode in {0, 2}
+            code, said = db_command("status")
+            assert code == 1
+            assert "not running" in said
+            asked = time.time() - begun
+            begun = time.time()
+            code, said = db_command("failover", "--fence")
+            assert code == 0, said
+            seconds = time.time() - begun
+            time.sleep(6)
+            until = time.time()
+        finally:
+            on(old, "systemctl kill -s CONT mariadb 2>/dev/null || true")
+        ledger = running.end()["rows"]
+    assert database() != old
+    results.note("MySQL: primary hangs, failover", command_seconds=seconds, plan_and_status_seconds=asked)
+    judge("primary hangs, failover", ledger, 40.0, begun, until)
+    apply()
+    assert drift() == set()
+    same_everywhere()
+
+
+def test_a_replica_that_is_down_may_have_the_only_acknowledgement() -> None:
+    """Its server does not run, its host answers: the failover refuses, unless what it has is given up."""
+    old = database()
+    down, other = (name for name in MEMBERS if name != old)
+    with faults.killed_for_good(down, "mariadb"), faults.killed_for_good(old, "mariadb"):
+        code, said = db_command("failover", "--fence")
+        assert code == 1
+        assert f"--without {down}" in said
+        assert "masked" not in on(old, "systemctl is-enabled mariadb || true"), "nothing was changed"
+        code, said = db_command("failover", "--fence", "--without", down)
+        assert code == 0, said
+    assert database() == other
+    apply()
+    assert drift() == set()
+    same_everywhere()
+
+
+def test_a_replica_in_error_does_not_block_for_good() -> None:
+    """Its replication stands still: named at first, left behind when it is given up."""
+    old = database()
+    bad, other = (name for name in MEMBERS if name != old)
+    on(bad, f"mariadb -e 'SET SESSION sql_log_bin = 0; DROP TABLE omegaup.{TABLE}'")
+    sql(old, f"INSERT INTO {TABLE} (id) VALUES ('after')")
+    eventually("replication fails", lambda: "No" in on(bad, "mariadb -e 'SHOW SLAVE STATUS\\G' | grep _SQL_Running:"))
+    with faults.killed_for_good(old, "mariadb"):
+        code, said = db_command("failover", "--fence")
+        assert code == 1
+        assert bad in said
+        code, said = db_command("failover", "--fence", "--without", bad)
+        assert code == 0, said
+    assert database() == other
+    on(bad, "echo reseed >/var/lib/mysql/fleet-origin")
+    apply()
+    assert drift() == set()
+    same_everywhere()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -43,11 +44,16 @@ def context(host: str = "data1", leads: str = "data1", members: int = 3, **data:
 
 
 def says(
-    origin: str = "", *, read_only: str = "ON", follows: str = "", running: bool = True, file_follows: str | None = None
-) -> Snapshot:
+    origin: str = "", *, read_only: str = "ON", follows: str = "", running: bool = True,
+    file_follows: str | None = None, promised: str = "", values: Mapping[str, str] | None = None,
+) -> Snapshot:  # fmt: skip
     """A look at one member."""
-    server = Answer({"variable read_only": read_only, "follows": follows}, "" if running else "not running")
-    files = Answer({"origin": origin, "follows": follows if file_follows is None else file_follows})
+    server = Answer(
+        {"variable read_only": read_only, "follows": follows, **(values or {})}, "" if running else "not running"
+    )
+    files = Answer(
+        {"origin": origin, "follows": follows if file_follows is None else file_follows, "promised": promised}
+    )
     return Snapshot(
         "x", HostFactsSeen("debian", "12", 1, 1),
         answers={SERVER_QUERY: server if running else Answer({}, "not running"), FILES_QUERY: files},
@@ -91,6 +97,11 @@ def found(*members: Snapshot | None) -> str | None:
         pytest.param(
             (CLOSED, says("seeded 10.0.0.11", read_only="OFF"), copy_of("data1")), "data2", id="promoted by hand"
         ),
+        pytest.param(
+            (copy_of("data2"), says("seeded x", promised="switchover 10.0.0.11"), copy_of("data1")),
+            "data2",
+            id="a move broke off before the third followed",
+        ),
         pytest.param((PRIMARY,), "data1", id="alone"),
         pytest.param((CLOSED,), "data1", id="alone, read-only"),
         pytest.param((says("primary", running=False),), "data1", id="alone, stopped"),
@@ -120,6 +131,84 @@ def test_no_leader_is_told(members: tuple[Snapshot | None, ...], words: str) -> 
     with pytest.raises(FleetError) as error:
         found(*members)
     assert words in error.value.found
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        pytest.param(
+            (CLOSED, says("seeded x", promised="switchover 10.0.0.11"), copy_of("data1")),
+            "a switchover to data2 broke off: `fleet db switchover` again", id="a switchover",
+        ),
+        pytest.param(
+            (says("primary", running=False), says("seeded x", promised="failover 10.0.0.11"), copy_of("data2")),
+            "a failover to data2 broke off: `fleet db failover` again", id="a failover",
+        ),
+        pytest.param(
+            (copy_of("web1"), copy_of("web1"), copy_of("web1")), "10.0.0.21, was taken out of the inventory while it",
+            id="the primary was taken out",
+        ),
+        pytest.param((CLOSED, copy_of("data3"), copy_of("data1")), "prove that no other server takes", id="else"),
+    ],
+)  # fmt: skip
+def test_the_way_out_is_told(members: tuple[Snapshot | None, ...], words: str) -> None:
+    with pytest.raises(FleetError) as error:
+        found(*members)
+    assert words in error.value.hint
+    assert ("read_only=0" in error.value.hint) == (words == "prove that no other server takes")
+
+
+R2 = "167772172"
+"""data2's server number."""
+
+
+def agreed(replica: Snapshot, **primary: str) -> None:
+    seen = {"data1": says("primary", read_only="OFF", values=primary), "data2": replica, "data3": copy_of("data1")}
+    mysql.clusters(context(), seen)
+
+
+def wrote(up_to: str, **more: Any) -> Snapshot:
+    return copy_of("data1", values={"variable server_id": R2, "writes": f"its own, up to {up_to}"}, **more)
+
+
+def test_a_replica_with_writes_of_its_own_is_refused() -> None:
+    with pytest.raises(
+        FleetError, match=f"data2: mysql: found transactions of its own up to 1-{R2}-9, .* none"
+    ) as error:
+        agreed(wrote(f"1-{R2}-9"), state="1-167772171-8")
+    assert "echo reseed >/var/lib/mysql/fleet-origin" in error.value.hint
+    with pytest.raises(FleetError, match="those up to 7"):
+        agreed(wrote(f"1-{R2}-9"), state=f"1-{R2}-7,1-167772171-8")
+
+
+def test_a_failover_from_before_the_copy_was_made_explains_nothing() -> None:
+    for lost, refused in (("1500", False), ("999", True)):
+        replica = wrote(f"1-{R2}-9")
+        files = replica.answers[FILES_QUERY]
+        answers = {**replica.answers, FILES_QUERY: Answer({**files.values, "since": "1000"})}
+        with pytest.raises(FleetError, match="of its own") if refused else nullcontext():
+            agreed(replace(replica, answers=answers), state="1-167772171-8", **{f"lost {R2}": lost})
+
+
+def test_what_the_primary_has_too_is_not_its_own() -> None:
+    agreed(wrote(f"1-{R2}-9"), state=f"1-167772171-12,1-{R2}-9")
+    nothing = copy_of("data1", values={"variable server_id": R2, "writes": "none of its own"})
+    agreed(nothing, state="1-167772171-12")
+    # An old primary that a failover replaced, to be filled anew; one that is given up; one that is not running.
+    agreed(wrote(f"1-{R2}-9"), state="1-167772171-8", **{f"lost {R2}": "1500"})
+    agreed(replace(wrote(f"1-{R2}-9"), answers=says("reseed").answers), state="1-167772171-8")
+    agreed(wrote(f"1-{R2}-9", running=False), state="1-167772171-8")
+
+
+def test_a_primary_alone_with_new_members_waits_until_they_are_filled() -> None:
+    def patience(empty: frozenset[str]) -> str:
+        ctx = replace(context(), live=Live({"mysql": "data1"}, empty={"mysql": empty}))
+        wanted = by_key(ctx)["mysql:semi-sync"]
+        assert isinstance(wanted, Parameter)
+        return wanted.act.rpartition(" ")[2]
+
+    assert patience(frozenset({"data2", "data3"})) == str(mysql.SEED_SECONDS + 60)
+    assert patience(frozenset({"data3"})) == patience(frozenset()) == "30"
 
 
 def test_a_stopped_server_is_read_from_its_files() -> None:
@@ -280,6 +369,7 @@ def test_what_is_wanted_is_no_difference(host: str) -> None:
         ("grants worker@10.0.0.31", "*.*: SUPER", "mysql:grants worker@10.0.0.31"),
         ("account root@localhost", "more than one way to log in", "mysql:account root@localhost"),
         ("test database", "present", "mysql:test database"),
+        ("reader 10.0.0.19", "reads the log", "mysql:reader 10.0.0.19"),
         ("variable sync_binlog", "0", "mysql:sync_binlog"),
     ],
 )
@@ -291,7 +381,10 @@ def test_each_drift_on_the_primary_is_named(name: str, value: str, key: str) -> 
 def test_shell_parses() -> None:
     tool = by_key(context())[f"file:{mysql.TOOL}"]
     assert isinstance(tool, File)
-    subprocess.run(["bash", "-n"], input=tool.content, text=True, check=True)
+    role = by_key(context())[f"file:{mysql.ROLE_TOOL}"]
+    assert isinstance(role, File)
+    for script in (tool.content, role.content):
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
     for host in ("data1", "data2"):
         for item in by_key(context(host)).values():
             if isinstance(item, Parameter | Only):

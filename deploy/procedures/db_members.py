@@ -1,0 +1,92 @@
+"""The database's members as the moves of its writes need them: looked at, asked to do a part, or known to be silent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pyinfra.api import Config, Host, State
+from pyinfra.context import ctx_state
+
+from deploy.converge import lock, remote
+from deploy.converge.engine import Run
+from deploy.converge.inventory import connect_one, folder, load, open_keys
+from deploy.converge.together import together
+from deploy.errors import FleetError
+from deploy.roles.mysql import ROLE_TOOL
+from deploy.roles.mysql_members import Member, member
+
+LOOK_SECONDS = 60
+"""After which a host that hangs is as good as one that does not answer."""
+
+
+@dataclass
+class Members:
+    """The database's members: those that answer, looked at; and why the others do not."""
+
+    run: Run
+    seen: dict[str, Member]
+    silent: dict[str, str] = field(default_factory=dict)
+
+    def connected(self, name: str) -> bool:
+        """Whether the host at least lets the controller in."""
+        return name in self.run.hosts
+
+    def ask(self, name: str, *words: str, seconds: int = 30) -> str:
+        """Run a part on a member; its one line.
+
+        Raises:
+            FleetError: it did not come about.
+        """
+        reply = remote.run(self.run.hosts[name], f"{ROLE_TOOL} {' '.join(words)}\n", seconds=seconds)
+        said = " ".join((reply.stdout or reply.stderr)[-2:])
+        if not reply.ok:
+            raise FleetError(
+                host=name, subject=f"mysql {words[0]}", found=self.run.masker(said or "no word of why"),
+                expected="the step to succeed", hint="fleet db status shows where the members stand",
+            )  # fmt: skip
+        return reply.stdout[-1] if reply.stdout else ""
+
+
+@contextmanager
+def members(name: str, identity: Path | None = None, lock_for: str | None = None) -> Iterator[Members]:
+    """The database's members, looked at; one that does not answer is no obstacle yet, nor one that is not fit."""
+    path = folder(name)
+    inventory, fleet = load(path)
+    hosts = {host.name: host for host in inventory if fleet.host(host.name).has("mysql")}
+    state = State(inventory, Config(CONNECT_TIMEOUT=5))
+    with ctx_state.use(state):
+        silent: dict[str, str] = {}
+        answers: dict[str, Host] = {}
+
+        def reach(one: str) -> None:
+            try:
+                connect_one(hosts[one])
+                answers[one] = hosts[one]
+            except FleetError as error:
+                silent[one] = error.found
+
+        with lock.hold(path, lock_for) if lock_for else nullcontext():
+            try:
+                run = Run(fleet, path, open_keys(path, identity), answers, frozenset())
+
+                def look(one: str) -> None:
+                    try:
+                        run.look(one, role="mysql", seconds=LOOK_SECONDS)
+                    except FleetError as error:
+                        silent[one] = error.found
+
+                together(hosts, reach)
+                together(tuple(answers), look)
+                seen = {
+                    host.name: member(host.name, host.address, run.snapshots[host.name])
+                    for host in fleet.members("mysql")
+                    if host.name in run.snapshots
+                }
+                yield Members(run, seen, silent)
+            finally:
+                for host in hosts.values():
+                    if host.connected:
+                        host.disconnect()
