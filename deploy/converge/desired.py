@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Protocol, cast
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from deploy.converge.shell import STAMP_TOOL
 from deploy.errors import FleetError
@@ -68,11 +69,12 @@ def render(name: str, **values: object) -> str:
     """
     try:
         return _environment(ROOT / "templates").get_template(name).render(header=HEADER, **values)
-    except TemplateError as error:
-        line = getattr(error, "lineno", None)
+    except Exception as error:  # an expression in a template may raise anything
+        frames = reversed(traceback.extract_tb(error.__traceback__))
+        line = getattr(error, "lineno", None) or next((one.lineno for one in frames if one.filename.endswith(name)), 0)
         raise FleetError(
             subject=f"templates/{name}" + (f", line {line}" if line else ""),
-            found=f"{type(error).__name__}: {error.message or name}",
+            found=f"{type(error).__name__}: {getattr(error, 'message', None) or error or name}",
             expected="a template that renders with the values of its role",
             hint="nothing was changed; correct the template and run plan again",
         ) from None
