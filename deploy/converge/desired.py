@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -68,13 +69,12 @@ def render(name: str, **values: object) -> str:
     """
     try:
         return _environment(ROOT / "templates").get_template(name).render(header=HEADER, **values)
-    except FleetError:
-        raise
-    except Exception as error:  # an expression in a template can raise anything
-        line = getattr(error, "lineno", None)
+    except Exception as error:  # an expression in a template may raise anything
+        frames = reversed(traceback.extract_tb(error.__traceback__))
+        line = getattr(error, "lineno", None) or next((one.lineno for one in frames if one.filename.endswith(name)), 0)
         raise FleetError(
             subject=f"templates/{name}" + (f", line {line}" if line else ""),
-            found=f"{type(error).__name__}: {error}",
+            found=f"{type(error).__name__}: {getattr(error, 'message', None) or error or name}",
             expected="a template that renders with the values of its role",
             hint="nothing was changed; correct the template and run plan again",
         ) from None
