@@ -7,7 +7,7 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 
 from deploy.converge import inventory
 from deploy.model.fleet import Fleet
@@ -73,9 +73,16 @@ def drained(host: str) -> list[str]:
 
 def dead_letters(host: str) -> list[str]:
     """All messages that the load's worker could make nothing of, taken out of its queue of dead letters."""
-    order = '{"count": 1000000, "ackmode": "ack_requeue_false", "encoding": "auto"}'
-    said = on(host, f"{API} POST queues/%2F/{dead(writers.QUEUE)}/get <<'JSON'\n{order}\nJSON")
-    return [message["payload"] for message in json.loads(said)]
+    return taken_out(partial(on, host), dead(writers.QUEUE))
+
+
+def taken_out(run: Callable[[str], str], queue: str) -> list[str]:
+    """All messages of a queue, by the management API of the host on which `run` runs a script."""
+    order = '{"count": 2000, "ackmode": "ack_requeue_false", "encoding": "auto"}'
+    found: list[str] = []
+    while part := json.loads(run(f"{API} POST queues/%2F/{queue}/get <<'JSON'\n{order}\nJSON")):
+        found += [message["payload"] for message in part]
+    return found
 
 
 def sql(host: str, statement: str) -> list[str]:
