@@ -80,7 +80,8 @@ def standings(ctx: Context, seen: Mapping[str, Snapshot]) -> Iterator[Standing]:
         values = seen[host.name].answers.get(SERVER_QUERY, _NOTHING).values if one else {}
         sync = values.get("semi-sync", "?")
         if one is None or not one.running:
-            yield Standing(CLUSTER, host.name, "no answer" if one is None else "not running", False)
+            why = seen[host.name].answers.get(SERVER_QUERY, _NOTHING).error if one else ""
+            yield Standing(CLUSTER, host.name, "no answer" if one is None else "not running", False, why)
         elif one.follows:
             well = values.get("threads") == "io Yes, sql Yes" and not one.writable
             yield Standing(
