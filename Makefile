@@ -23,7 +23,7 @@ lint: venv  ## ruff, mypy --strict, shellcheck, php -l
 unit: venv  ## the fast tests: no host
 	@$(PY) -m pytest -q tests/unit
 
-chaos: venv  ## every fault three times or more on a booted and deployed lab, for the figures (hours)
+chaos: venv  ## every fault, three times or more, on a booted and deployed lab, for the figures (hours)
 	@FLEET_CHAOS_REPEATS=3 $(PY) -m pytest -q tests/chaos
 
 bench: venv  ## a no-change run beside stock pyinfra operations, on a booted and deployed lab

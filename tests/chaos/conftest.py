@@ -8,12 +8,27 @@ import pytest
 
 from tests.chaos import results
 from tests.chaos.failover import settled
+from tests.chaos.support import REPEATS
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for line in results.table():
         terminalreporter.write_line(line)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """`make test` has half an hour: what is marked as thorough waits for `make chaos`, and is counted as deselected."""
+    if REPEATS > 1 or config.getoption("keyword") or config.getoption("markexpr") or _named(config):
+        return
+    later = [item for item in items if item.get_closest_marker("thorough")]
+    config.hook.pytest_deselected(items=later)
+    items[:] = [item for item in items if item not in later]
+
+
+def _named(config: pytest.Config) -> bool:
+    """Whether tests were asked for by name."""
+    return any("::" in argument or argument.endswith(".py") for argument in config.args)
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,12 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from deploy.converge.inventory import folder
 from lab import LabSpec, exec_
@@ -21,6 +23,14 @@ SPEC = LabSpec.load(INVENTORY)
 
 REPEATS = int(os.environ.get("FLEET_CHAOS_REPEATS", "1"))
 """How often each fault is repeated: once where time is short (CI), three times or more for figures (`make chaos`)."""
+
+
+def sampled(items: Sequence[Any], every: int = 3) -> list[Any]:
+    """Parameters of which `make test` takes each third only, by their `name`; `make chaos` takes all."""
+    return [
+        pytest.param(item, id=item.name, marks=[pytest.mark.thorough] if number % every else [])
+        for number, item in enumerate(items)
+    ]
 
 
 def fleet(*arguments: str, inventory: str | Path = INVENTORY, timeout: float = 600) -> subprocess.CompletedProcess[str]:

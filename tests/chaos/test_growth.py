@@ -154,7 +154,9 @@ STAGES = {
 }
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    "stage", [pytest.param(name, marks=[pytest.mark.thorough] if number else []) for number, name in enumerate(STAGES)]
+)
 def test_to(growing: Growing, stage: str) -> None:
     names = STAGES[stage]
     growing.members(*names)
@@ -170,6 +172,7 @@ def test_to(growing: Growing, stage: str) -> None:
     growing.fleet("verify")
 
 
+@pytest.mark.thorough
 def test_who_left_has_no_part_in_it_any_more(growing: Growing) -> None:
     """Its services still run, as nobody stopped them: nobody listens to it, and it leads nothing."""
     assert growing.redis(FIRST, "INFO", "replication").count("connected_slaves:2") == 1

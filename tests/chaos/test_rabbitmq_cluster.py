@@ -55,6 +55,7 @@ def judge(fault: str, ledger: Ledger, begun: float, until: float) -> None:
     assert pause < BAR, f"{pause:.1f} s without confirms; refused: {ledger.refusals[-3:]}"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("turn", range(REPEATS))
 def test_each_member_killed_in_turn(turn: int) -> None:
     with load("web1", f"each-{turn}", "messages") as publisher:
@@ -89,6 +90,7 @@ def test_two_killed_one_after_the_other(turn: int) -> None:
     judge("two members killed, one after the other: after the majority is back", ledger, begun, until)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("turn", range(REPEATS))
 def test_host_without_power(turn: int) -> None:
     host = MEMBERS[(turn + 1) % len(MEMBERS)]
@@ -117,7 +119,7 @@ def test_member_cut_off(turn: int) -> None:
     judge("a member cut off, then back", publisher.end()["messages"], begun, until)
 
 
-ORDERS = list(itertools.permutations(MEMBERS)) if REPEATS > 1 else [MEMBERS, MEMBERS[::-1]]
+ORDERS = list(itertools.permutations(MEMBERS)) if REPEATS > 1 else [MEMBERS[::-1]]
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=["-".join(order) for order in ORDERS])
@@ -137,6 +139,7 @@ def test_all_stopped_and_started_in_any_order(order: tuple[str, ...]) -> None:
     judge("all stopped, started in any order: after the majority is back", publisher.end()["messages"], begun, until)
 
 
+@pytest.mark.thorough
 def test_a_stopped_cluster_is_started_by_apply() -> None:
     for host in MEMBERS:
         on(host, f"systemctl stop {UNIT}")
@@ -160,6 +163,7 @@ def test_another_cookie_is_refused_and_nothing_changed() -> None:
         on(host, f"cp -pf /root/cookie {cookie}; rm /root/cookie")
 
 
+@pytest.mark.thorough
 def test_member_of_another_cluster_is_refused_and_nothing_changed() -> None:
     """Its broker was made anew by somebody, as a cluster of its own."""
     host, other = MEMBERS[2], MEMBERS[0]
@@ -182,6 +186,7 @@ def test_member_of_another_cluster_is_refused_and_nothing_changed() -> None:
     assert running(host)
 
 
+@pytest.mark.thorough
 def test_without_copies_a_queue_is_gone_with_its_member() -> None:
     """The twin of quorum queues: a classic queue cannot be read while the one member that has it is down."""
     host, other = MEMBERS[1], MEMBERS[0]

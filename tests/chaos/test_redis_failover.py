@@ -203,6 +203,7 @@ def test_a_role_that_moves_during_an_apply_is_not_moved_back(tmp_path: Path) -> 
     assert primary(PORTS["cache"]) == moved
 
 
+@pytest.mark.thorough
 def test_one_that_is_never_to_lead_does_not(tmp_path: Path) -> None:
     """replica_priority 0 on all but two members: the role goes to and fro between those."""
     never = next(name for name in MEMBERS if name != primary(PORTS["cache"]))

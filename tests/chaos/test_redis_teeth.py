@@ -94,10 +94,12 @@ def _ask(connection: socket.socket, line: str) -> bytes:
     return connection.recv(4096)
 
 
+@pytest.mark.thorough
 def test_a_session_with_a_hanging_primary_is_cut() -> None:
     assert seconds_until_told() < BAR
 
 
+@pytest.mark.thorough
 def test_without_the_cut_it_hangs_on(tmp_path: Path) -> None:
     with without(tmp_path, "proxy = {'cut_sessions': False}"):
         assert seconds_until_told() > BAR + 5

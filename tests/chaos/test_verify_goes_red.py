@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.chaos.failover import database, the_fleet
-from tests.chaos.support import apply, drift, fleet, on
+from tests.chaos.support import apply, drift, fleet, on, sampled
 
 REDIS = "REDISCLI_AUTH=$(cat /etc/fleet/redis.auth) redis-cli --no-auth-warning --user fleet -e"
 STRAY = "systemd-run --quiet --collect --unit=stranger"
@@ -76,7 +76,7 @@ def _clean() -> Iterator[None]:
     assert drift() == set()
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
+@pytest.mark.parametrize("fault", sampled(FAULTS))
 def test_goes_red(fault: Fault) -> None:
     name = re.match(r"\w+", fault.red)
     assert name
