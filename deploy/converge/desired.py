@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -71,7 +72,8 @@ def render(name: str, **values: object) -> str:
     except FleetError:
         raise
     except Exception as error:  # an expression in a template can raise anything
-        line = getattr(error, "lineno", None)
+        frames = reversed(traceback.extract_tb(error.__traceback__))
+        line = getattr(error, "lineno", None) or next((one.lineno for one in frames if one.filename.endswith(name)), 0)
         raise FleetError(
             subject=f"templates/{name}" + (f", line {line}" if line else ""),
             found=f"{type(error).__name__}: {error}",

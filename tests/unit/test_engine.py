@@ -12,6 +12,7 @@ from deploy.converge import compare, look, shell
 from deploy.converge.step import Step
 from deploy.errors import FleetError
 from deploy.model import resources as want
+from deploy.model.catalog import SERVICES
 from deploy.model.observed import Answer, FileState, HostFactsSeen, PackageState, Snapshot, UnitState
 from deploy.model.resources import StepClass, Waiver
 from deploy.model.settings import Settings
@@ -198,6 +199,25 @@ def test_defaults_are_the_specs() -> None:
     assert settings.rabbitmq.user == "omegaup"
     assert (settings.trust.authority_bits, settings.trust.authority_days) == (4096, 365)
     assert (settings.trust.key_type, settings.trust.leaf_days) == ("rsa2048", 365)
+
+
+def test_ports_are_the_specs() -> None:
+    ports = {
+        "frontend": 80, "grader": 21680, "gitserver": 33861, "broadcaster": 32672, "mysql": 3306, "redis": 6379,
+    }  # fmt: skip
+    assert {name: SERVICES[name].ports[0].number for name in ports} == ports
+    assert SERVICES["rabbitmq"].port("amqp").number == 5672
+    assert SERVICES["rabbitmq"].port("management").number == 15672
+
+
+@pytest.mark.parametrize(
+    ("service", "row", "times"),
+    [("mysql", 0, (10, 5, 3)), ("redis", 0, (10, 5, 3)), ("redis", 1, (10, 5, 3)), ("rabbitmq", 0, (30, 10, 3))],
+)
+def test_health_checks_are_as_often_as_the_specs(service: str, row: int, times: tuple[int, int, int]) -> None:
+    """Interval, timeout, retries."""
+    health = SERVICES[service].health[row]
+    assert (health.interval, health.timeout, health.retries) == times
 
 
 @pytest.mark.parametrize(("text", "size"), [("2gb", 2**31), ("512M", 2**29), ("64k", 65536), ("17", 17), (9, 9)])
