@@ -86,6 +86,7 @@ def test_firewall_drops_what_the_catalog_does_not_name(host: Host, spec: HostSpe
 
 def test_kernel_parameters(host: Host, spec: HostSpec) -> None:
     assert host.sysctl("net.core.somaxconn") == spec.settings.base.somaxconn
+    assert host.sysctl("net.ipv4.tcp_retries2") == spec.settings.base.tcp_retries2
     if spec.has("redis"):
         if why := waived(spec, "sysctl:vm.overcommit_memory"):
             pytest.skip(f"declared exception: {why}")
@@ -98,6 +99,17 @@ def test_sshd_runs_hardened(host: Host, spec: HostSpec) -> None:
     assert values["kbdinteractiveauthentication"] == "no"
     assert values["permitrootlogin"] in {"without-password", "prohibit-password", "no"}
     assert values["x11forwarding"] == "no"
+
+
+def test_operators_may_log_in_by_their_keys(host: Host, spec: HostSpec) -> None:
+    """Theirs and nobody else's, where sshd looks for them."""
+    login = spec.settings.base.login
+    keys = host.file(f"/etc/ssh/fleet_keys/{login}")
+    assert keys.content_string.splitlines() == list(spec.settings.base.operators)
+    assert (keys.user, keys.group, keys.mode) == ("root", "root", 0o644)
+    assert host.check_output("ls /etc/ssh/fleet_keys").split() == [login]
+    effective = host.check_output(f"sshd -T -C user={login},host=x,addr=192.0.2.1 | grep -i ^authorizedkeysfile")
+    assert "/etc/ssh/fleet_keys/%u" in effective.split()
 
 
 def test_sshd_has_loaded_its_configuration(host: Host, spec: HostSpec) -> None:

@@ -9,7 +9,7 @@ import pytest
 from testinfra.host import Host
 
 from deploy.model.catalog import DEAD_LETTERS, EXCHANGES, QUEUES
-from deploy.model.fleet import HostSpec
+from deploy.model.fleet import Fleet, HostSpec
 
 pytestmark = pytest.mark.service("rabbitmq")
 
@@ -48,6 +48,13 @@ def test_queues_of_the_spec(host: Host, spec: HostSpec) -> None:
         assert found[queue.name]["type"] == "quorum"
         assert f"{queue.name}.dead" in found
     assert set(found) == {q.name for q in QUEUES} | {f"{q.name}.dead" for q in QUEUES}
+
+
+def test_every_queue_has_its_consumers(host: Host, spec: HostSpec, fleet: Fleet) -> None:
+    """One on each host of the service that the catalog names; nobody takes dead letters."""
+    for queue in api(host, "queues"):
+        wanted = next((len(fleet.members(q.consumer)) for q in QUEUES if q.name == queue["name"]), 0)
+        assert queue["consumers"] == wanted, queue["name"]
 
 
 def test_exchanges_and_bindings(host: Host, spec: HostSpec) -> None:
