@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
-from collections.abc import Callable
-from functools import cache
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from deploy.converge.inventory import folder, load
-from deploy.model.fleet import Fleet
-from tests.chaos.support import INVENTORY, on
+from deploy.model.catalog import SERVICES
+from tests.chaos.failover import database, eventually, sql, the_fleet
+from tests.chaos.faults import TABLE
+from tests.chaos.support import on
+
+PAIR = "--cert /etc/omegaup/ssl/{0}.crt --key /etc/omegaup/ssl/{0}.key --cacert /etc/omegaup/ssl/ca.crt"
+FRONTEND = PAIR.format("frontend")
 
 
-@cache
-def fleet() -> Fleet:
-    return load(folder(INVENTORY))[1]
-
-
-def eventually(what: str, true: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait for a condition; fail with its name."""
-    until = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until, f"not within {seconds} s: {what}"
-        time.sleep(0.2)
+def first(service: str) -> str:
+    return the_fleet().members(service)[0].name
 
 
 def web(path: str, data: dict[str, object] | None = None) -> tuple[int, dict[str, object]]:
     """Ask a web host by HTTP, from itself."""
-    host = fleet().members("frontend")[0].name
+    host = first("frontend")
     body = f"-H 'Content-Type: application/json' --data '{json.dumps(data)}'" if data is not None else ""
     said = on(host, f"curl -s -m 20 -w '\\n%{{http_code}}' {body} http://{host}{path}")
     text, _, code = said.rpartition("\n")
@@ -39,64 +34,125 @@ def web(path: str, data: dict[str, object] | None = None) -> tuple[int, dict[str
     return int(code), answer
 
 
-def sql(statement: str) -> str:
-    for member in fleet().members("mysql"):
-        if on(member.name, "mariadb -NB -e 'SELECT @@GLOBAL.read_only'").strip() == "0":
-            return on(member.name, f'mariadb -NB omegaup -e "{statement}"').strip()
-    raise AssertionError("no member of mysql is writable")
+@contextmanager
+def listening(host: str) -> Iterator[str]:
+    """A contestant's stream of events, as the frontend opens it; where it is written down."""
+    said = "/run/fleet-events"
+    stream = f"curl -sN -m 120 {FRONTEND} https://broadcaster:{SERVICES['broadcaster'].port('https').number}/events/"
+    on(host, f"rm -f {said}; systemd-run --quiet --collect --unit=events sh -c {shlex.quote(f'{stream} >{said}')}")
+    try:
+        eventually("the stream is open", lambda: ": connected" in on(host, f"cat {said}", check=False), 20)
+        yield said
+    finally:
+        on(host, f"systemctl stop events 2>/dev/null || true; rm -f {said}")
 
 
-def test_a_submission_is_judged() -> None:
-    host = fleet().members("frontend")[0].name
-    pair = "--cert /etc/omegaup/ssl/frontend.crt --key /etc/omegaup/ssl/frontend.key --cacert /etc/omegaup/ssl/ca.crt"
-    settings = json.dumps({"limits": {"time_ms": 1000, "memory_bytes": 67108864}})
-    on(host, f"curl -sf -m 10 {pair} -X PUT --data '{settings}' -H 'Content-Type: application/json' "
+def test_a_submission_is_judged_and_announced() -> None:
+    host = first("frontend")
+    limits = json.dumps({"limits": {"time_ms": 1000, "memory_bytes": 67108864}})
+    on(host, f"curl -sf -m 10 {FRONTEND} -X PUT --data '{limits}' -H 'Content-Type: application/json' "
              "https://gitserver:33861/problem/sumas/settings")  # fmt: skip
     source = "print(sum(map(int, input().split())))"
-    code, answer = web("/submit", {"problem": "sumas", "language": "py3", "source": source})
-    assert code == 202, answer
-    identifier = answer["id"]
-    seen: dict[str, object] = {}
+    with listening(host) as events:
+        code, answer = web("/submit", {"problem": "sumas", "language": "py3", "source": source})
+        assert code == 202, answer
+        identifier = str(answer["id"])
+        seen: dict[str, object] = {}
 
-    def judged() -> bool:
-        code, status = web(f"/submission/{identifier}")
-        seen.update(status)
-        return code == 200 and "AC" in json.dumps(status)
+        def judged() -> bool:
+            code, status = web(f"/submission/{identifier}")
+            seen.update(status)
+            return code == 200 and "AC" in json.dumps(status)
 
-    eventually("a verdict", judged)
-    assert sql(f"SELECT verdict FROM Runs WHERE submission_id = '{identifier}'") == "AC", seen
+        eventually("a verdict", judged)
+        assert sql(database(), f"SELECT verdict FROM Runs WHERE submission_id = '{identifier}'") == ["AC"], seen
+        eventually("the event", lambda: announced(host, events, identifier), 20)
+
+
+def announced(host: str, events: str, identifier: str) -> bool:
+    """The stream has the submission's verdict."""
+    data = [line.removeprefix("data: ") for line in on(host, f"cat {events}").splitlines() if line.startswith("data: ")]
+    return any(identifier in line and "AC" in line for line in data)
+
+
+def order(contest: int) -> dict[str, object]:
+    return {
+        "contest_id": contest, "certificate_cutoff": 10,
+        "ranking": [{"username": f"user{n}", "place": n} for n in (1, 2, 3)],
+    }  # fmt: skip
 
 
 def test_certificates_reach_the_database_once() -> None:
     contest = secrets.randbelow(10**6) + 1
-    order = {
-        "contest_id": contest, "certificate_cutoff": 10,
-        "ranking": [{"username": f"user{n}", "place": n} for n in (1, 2, 3)],
-    }  # fmt: skip
     for _ in range(2):
-        code, answer = web("/certificates", dict(order))
+        code, answer = web("/certificates", order(contest))
         assert code == 202, answer
-    eventually("three rows", lambda: sql(f"SELECT COUNT(*) FROM Certificates WHERE contest_id = {contest}") == "3")
+    rows = f"SELECT COUNT(*) FROM Certificates WHERE contest_id = {contest}"
+    eventually("three rows", lambda: sql(database(), rows) == ["3"])
+
+
+def health() -> tuple[int, list[str]]:
+    """HTTP code of /health/, and the parts that are unwell."""
+    code, answer = web("/health/")
+    unwell = answer.get("unwell")
+    assert isinstance(unwell, list), answer
+    return code, unwell
+
+
+def test_one_broker_of_three_is_not_missed() -> None:
+    """The proxy leads to another, at once or after its check; no client sees the difference."""
+    broker = first("rabbitmq")
+    on(broker, "systemctl stop rabbitmq-server")
+    try:
+        eventually("health without one broker", lambda: health() == (200, []), 20)
+        code, answer = web("/certificates", order(secrets.randbelow(10**6) + 1))
+        assert code == 202, answer
+        assert health() == (200, [])
+    finally:
+        on(broker, "systemctl start rabbitmq-server")
+    eventually("the broker is back", lambda: alive(broker), 120)
+
+
+def alive(broker: str) -> bool:
+    port = SERVICES["rabbitmq"].port("amqp").number
+    check = f"rabbitmq-diagnostics -q check_port_listener {port} && rabbitmq-diagnostics -q check_local_alarms"
+    return "yes" in on(broker, f"{check} >/dev/null 2>&1 && echo yes", check=False)
+
+
+@contextmanager
+def no_broker_for(host: str) -> Iterator[None]:
+    """Neither the brokers nor what the proxy asks of them can be reached from this host."""
+    rabbitmq = SERVICES["rabbitmq"]
+    ports = f"{rabbitmq.port('amqp').number}, {rabbitmq.port('management').number}"
+    brokers = ", ".join(member.address for member in the_fleet().members("rabbitmq"))
+    chain = f"type filter hook output priority -300; ip daddr {{ {brokers} }} tcp dport {{ {ports} }}"
+    on(host, f"nft -f - <<'RULES'\ntable ip {TABLE} {{\n  chain o {{ {chain} reject with tcp reset; }}\n}}\nRULES")
+    try:
+        yield
+    finally:
+        on(host, f"nft delete table ip {TABLE}")
 
 
 def test_health_names_what_is_unwell() -> None:
-    """The broker stops: /health/ says 503 and which part; it comes back by itself when the broker does."""
-    broker = fleet().members("rabbitmq")[0].name
-    on(broker, "systemctl stop rabbitmq-server")
-    try:
-        code, answer = web("/health/")
-        assert code == 503
-        assert "rabbitmq" in json.dumps(answer.get("unwell"))
+    """No broker can be reached: /health/ says 503 and which part, and only that; it comes back by itself."""
+    with no_broker_for(first("frontend")):
+        eventually("health is red for want of a broker", lambda: health() == (503, ["rabbitmq"]), 30)
         assert web("/health/live")[0] == 200
-    finally:
-        on(broker, "systemctl start rabbitmq-server")
-    eventually("health after the broker is back", lambda: web("/health/")[0] == 200, 60)
+    eventually("health when the brokers can be reached", lambda: health() == (200, []), 60)
+
+
+def test_the_grader_reaches_all_it_needs() -> None:
+    """With its own certificate: gitserver and broadcaster; with its password: the database; and it has a runner."""
+    host, port = first("grader"), SERVICES["grader"].port("https").number
+    url = f"https://grader:{port}/health"
+    said = json.loads(on(host, f"curl -s -m 10 {PAIR.format('grader')} {url}"))
+    checks = said["checks"]
+    assert set(checks) >= {"mysql", "gitserver", "broadcaster", "runners", "rabbitmq"}
+    assert {name: word for name, word in checks.items() if word != "ok"} == {}
 
 
 def test_spec_metric_names() -> None:
-    host = fleet().members("monitoring")[0].name
-    pair = "--cert /etc/omegaup/ssl/monitoring.crt --key /etc/omegaup/ssl/monitoring.key"
-    text = on(host, f"curl -s -m 10 --cacert /etc/omegaup/ssl/ca.crt {pair} https://grader:21680/metrics")
+    text = on(first("monitoring"), f"curl -s -m 10 {PAIR.format('monitoring')} https://grader:21680/metrics")
     for name in ('grader_queue_length{queue="contest"}', "grader_submissions_total", "grader_runners_available"):
         assert name in text
     runners = next(line for line in text.splitlines() if line.startswith("grader_runners_available "))

@@ -116,6 +116,18 @@ def _clean() -> Iterator[None]:
         on(host.name, "rm -rf /run/fleet-mtls")
 
 
+def called(client: str, url: str, made: Pair | None, options: str = "") -> str:
+    """The HTTP code that a call from this host is answered with; 000: none."""
+    script = "mkdir -p -m 700 /run/fleet-mtls\n"
+    if made:
+        for name, text in (("crt", made.certificate), ("key", made.key)):
+            encoded = base64.b64encode(text.encode()).decode()
+            script += f"echo {encoded} | base64 -d >/run/fleet-mtls/{name}\n"
+        options += " --cert /run/fleet-mtls/crt --key /run/fleet-mtls/key"
+    curl = "curl -s -m 10 -o /dev/null -w '%{http_code}' --cacert /etc/omegaup/ssl/ca.crt"
+    return on(client, f"{script}{curl} {options} {url} || true").strip()
+
+
 TARGETS = targets()
 
 
@@ -125,19 +137,9 @@ def test_only_the_right_certificate_is_served(target: tuple[HostSpec, Service, P
     host, service, port = target
     role, path = PROBES[service.name, port.name]
     client = next(other for other in _fleet().hosts if other.has(role))
-    made = pair(kind, role)
-    script = "mkdir -p -m 700 /run/fleet-mtls\n"
-    options = ""
-    if made:
-        for name, text in (("crt", made.certificate), ("key", made.key)):
-            encoded = base64.b64encode(text.encode()).decode()
-            script += f"echo {encoded} | base64 -d >/run/fleet-mtls/{name}\n"
-        options = "--cert /run/fleet-mtls/crt --key /run/fleet-mtls/key"
     url = f"https://{host.name}:{port.number}{path}"
-    script += f"curl -s -m 10 -o /dev/null -w '%{{http_code}}' --cacert /etc/omegaup/ssl/ca.crt {options} {url} || true"
-    code = on(client.name, script).strip()
     expected = {"right": "200", "wrong role": "403"}.get(kind, "000")
-    assert code == expected
+    assert called(client.name, url, pair(kind, role)) == expected
 
 
 def test_plain_http_is_refused() -> None:
@@ -149,10 +151,17 @@ def test_plain_http_is_refused() -> None:
         assert code != "200"
 
 
-def test_old_protocols_are_refused() -> None:
-    for host, service, port in TARGETS:
-        role, path = PROBES[service.name, port.name]
-        client = next(other for other in _fleet().hosts if other.has(role))
-        url = f"https://{host.name}:{port.number}{path}"
-        old = "--tls-max 1.1 --tlsv1.0 --ciphers DEFAULT@SECLEVEL=0"
-        assert on(client.name, f"curl -sk -m 10 -o /dev/null -w '%{{http_code}}' {old} {url} || true").strip() == "000"
+@pytest.mark.parametrize("target", TARGETS, ids=[f"{t[1].name}-{t[2].name}-{t[0].name}" for t in TARGETS])
+def test_old_protocols_are_refused(target: tuple[HostSpec, Service, Port]) -> None:
+    """The same call with the right certificate, once by each version: only the version makes the difference."""
+    host, service, port = target
+    role, path = PROBES[service.name, port.name]
+    client = next(other for other in _fleet().hosts if other.has(role))
+    url = f"https://{host.name}:{port.number}{path}"
+    # At this level the client's own library still speaks the old versions.
+    able = "--ciphers DEFAULT@SECLEVEL=0"
+    codes = {
+        version: called(client.name, url, pair("right", role), f"--tlsv{lowest} --tls-max {version} {able}")
+        for lowest, version in (("1.0", "1.0"), ("1.0", "1.1"), ("1.2", "1.2"), ("1.2", "1.3"))
+    }
+    assert codes == {"1.0": "000", "1.1": "000", "1.2": "200", "1.3": "200"}
