@@ -257,6 +257,17 @@ class Run:
         }
 
 
+def still_different(step: Step) -> FleetError:
+    """What the second look found."""
+    return FleetError(
+        host=step.host,
+        subject=step.key,
+        found=f"after apply still: {step.summary}",
+        expected="no difference at the second look",
+        hint="somebody else changes it, or the service does not take the value; see plan",
+    )
+
+
 def _certificate(step: Step) -> Certificate:
     assert isinstance(step.resource, Certificate)
     return step.resource

@@ -17,8 +17,8 @@ from pyinfra import context, logger
 from pyinfra.api import FunctionCommand, Host, State, deploy, operation
 from pyinfra.api.command import PyinfraCommand
 
-from deploy.converge.engine import Run, phases, run_of
-from deploy.errors import FleetError
+from deploy.converge.engine import Run, phases, run_of, still_different
+from deploy.errors import FleetError, FleetErrors
 from deploy.model.resources import Phase
 
 
@@ -57,10 +57,18 @@ def _act(state: State, host: Host, role: str, phase: int) -> bool:
     assert run is not None
     try:
         run.act(host.name, run.todo(host.name, role, Phase(phase)))
-    except FleetError as error:
-        host.log_styled(error.message(), fg="red", log_func=logger.error)
-        return False
+    except (FleetError, FleetErrors) as error:
+        return _failed(run, host, error)
     return True
+
+
+def _failed(run: Run, host: Host, error: FleetError | FleetErrors) -> bool:
+    """Say it, and keep it for who asks the run what went wrong."""
+    for one in error.errors if isinstance(error, FleetErrors) else (error,):
+        host.log_styled(one.message(), fg="red", log_func=logger.error)
+        if one not in run.failures:
+            run.failures.append(one)
+    return False
 
 
 @operation()
@@ -76,12 +84,9 @@ def _verify(state: State, host: Host) -> bool:
     assert run is not None
     try:
         left = run.remaining().get(host.name, [])
-    except FleetError as error:
-        host.log_styled(error.message(), fg="red", log_func=logger.error)
-        return False
-    for step in left:
-        host.log_styled(f"{step.key} still differs: {step.summary}", fg="red", log_func=logger.error)
-    return not left
+    except (FleetError, FleetErrors) as error:
+        return _failed(run, host, error)
+    return not left or _failed(run, host, FleetErrors(map(still_different, left)))
 
 
 @deploy("omegaUp fleet")

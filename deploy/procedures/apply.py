@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pyinfra.api.deploy import add_deploy
@@ -10,6 +9,7 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operations import run_ops
 from pyinfra.api.state import StateStage
 
+from deploy.converge.engine import still_different
 from deploy.converge.operations import site
 from deploy.converge.step import Step
 from deploy.errors import FleetError
@@ -38,7 +38,9 @@ def apply(session: Session) -> Outcome:
     with session.timings.part("look again"):
         left = run.remaining() if run.acted else {}
     pending = [step for steps in run.plan().values() for step in steps if step.pending]
-    return Outcome(tuple(run.acted), tuple(pending), tuple(_still_different(left)))
+    return Outcome(
+        tuple(run.acted), tuple(pending), tuple(still_different(step) for steps in left.values() for step in steps)
+    )
 
 
 def _act(session: Session) -> None:
@@ -53,17 +55,3 @@ def _act(session: Session) -> None:
             session.run.failures.append(
                 FleetError(subject="pyinfra", found=str(error), expected="every operation to be run")
             )
-
-
-def _still_different(left: Mapping[str, list[Step]]) -> list[FleetError]:
-    return [
-        FleetError(
-            host=name,
-            subject=step.key,
-            found=f"after apply still: {step.summary}",
-            expected="no difference at the second look",
-            hint="somebody else changes it, or the service does not take the value; see plan",
-        )
-        for name, steps in left.items()
-        for step in steps
-    ]
