@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +86,24 @@ def footprint(host: str) -> dict[str, str]:
     """Modification times of everything the deployment may write, and start times of all services."""
     script = (
         "find /etc /opt/omegaup /usr/local/lib/fleet /var/lib/fleet -xdev ! -type d -printf '%p\\t%T@ %C@\\n' || true; "
-        "systemctl show --type=service --state=running -p Id,ExecMainStartTimestampMonotonic '*' "
-        "| paste -d '\\t' - - - | sed 's/^\\(Id=[^\\t]*\\)\\t/\\1\\t/'"
+        "systemctl show --type=service --state=running -p Id,ExecMainStartTimestampMonotonic '*' | awk -v RS= "
+        """'{ id = $1; at = $2; if (id !~ /^Id=/) { id = $2; at = $1 } print substr(id, 4) "\\t" at }'"""
     )
     return dict(line.split("\t", 1) for line in on(host, script).splitlines() if "\t" in line)
+
+
+def footprints(hosts: Iterable[str] = tuple(SPEC.hosts)) -> dict[str, dict[str, str]]:
+    """Those of several hosts, side by side."""
+    names = tuple(hosts)
+    with ThreadPoolExecutor(len(names)) as pool:
+        return dict(zip(names, pool.map(footprint, names), strict=True))
+
+
+def touched(before: dict[str, dict[str, str]], after: dict[str, dict[str, str]]) -> set[tuple[str, str]]:
+    """(host, path or unit) of all that is there now and was not, or the other way, or is not what it was."""
+    return {
+        (host, name)
+        for host in before
+        for name in before[host].keys() | after[host].keys()
+        if before[host].get(name) != after[host].get(name)
+    }
