@@ -6,15 +6,20 @@ with its undisturbed twin, which has the same roles. The same for a change of th
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import random
+import re
 import subprocess
 import threading
 import time
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 import lab
+from deploy.roles.redis import SORTED_WORDS
 from tests.chaos.support import INVENTORY, REPEATS, ROOT, SPEC, altered, apply, drift, fleet, on
 
 SEED = 20261124
@@ -22,7 +27,19 @@ LEFTOVERS = (
     "find / -xdev \\( -name '.fleet-*' -o -name '*.fleet-new' -o -name 'policy-rc.d' \\) -not -path '/proc/*'; "
     "systemctl list-timers --all --no-legend 'fleet-guard-*' | grep -o 'fleet-guard[^ ]*' || true; dpkg --audit"
 )
-COMPARED = "/etc/redis /etc/nginx /etc/php /etc/fleet /etc/sysctl.d /etc/ssh/sshd_config.d /etc/systemd /opt/omegaup"
+COMPARED = "/etc /opt/omegaup /usr/local/lib/fleet"
+NOT_COMPARED = (
+    # A host's own: identity, keys, caches.
+    "/etc/machine-id", "/etc/hostname", "/etc/resolv.conf", "/etc/ld.so.cache", "/etc/.pwd.lock", "/etc/ssh/ssh_host_*",
+    "/etc/systemd/network/*", "*.pyc",
+    # Numbers of accounts follow the order of installation, which a death may change: PARAMETERS has the accounts.
+    "/etc/passwd*", "/etc/shadow*", "/etc/group*", "/etc/gshadow*", "/etc/subuid*", "/etc/subgid*",
+    # Keys and certificates are each host's own: PARAMETERS has who may read them.
+    "/etc/omegaup/ssl/*.key", "/etc/omegaup/ssl/*.crt",
+    # What a server writes for itself.
+    "/etc/redis/*/state.conf", "/etc/redis/sentinel/sentinel.conf",
+)  # fmt: skip
+"""Patterns of find -path."""
 
 
 def killed_apply(inventory: str, limit: str, after_lines: int, then: float) -> bool:
@@ -53,45 +70,98 @@ OWN_VALUES = (
     "identity|insert_id|wsrep_.*|in_transaction|innodb_temp_data_file_path"
 )
 PARAMETERS = rf"""
-same() {{ sed -e "s/$(hostname)/NAME/g" -e "s/$(hostname -I | cut -d' ' -f1)/ADDRESS/g"; }}
-list() {{ sed -E '/^({OWN_VALUES})\t/d' | same | sort; }}
+list() {{ sed -E '/^({OWN_VALUES})\t/d' | sort; }}
 if [ -f /etc/fleet/redis.auth ]; then
   export REDISCLI_AUTH=$(cat /etc/fleet/redis.auth)
-  for port in 6379 6380; do redis-cli --user fleet --no-auth-warning -p $port CONFIG GET '*' | paste - - | list; done
+  for port in 6379 6380; do
+    cli="redis-cli --user fleet --no-auth-warning -p $port"
+    $cli CONFIG GET '*' | paste - - | list
+    $cli ACL LIST | {SORTED_WORDS} | sort
+  done
 fi
-if [ -S /run/mysqld/mysqld.sock ]; then mariadb --no-defaults -NB -e 'SHOW GLOBAL VARIABLES' | list; fi
-if command -v nginx >/dev/null; then nginx -T 2>/dev/null | same; fi
-sysctl -n net.core.somaxconn
+if [ -S /run/mysqld/mysqld.sock ]; then
+  ask() {{ mariadb --no-defaults -NB -e "$1"; }}
+  ask 'SHOW GLOBAL VARIABLES' | list
+  ask 'SELECT User, Host, JSON_REMOVE(Priv, "$.password_last_changed") FROM mysql.global_priv' | sort
+  for kind in USER SCHEMA TABLE; do ask "SELECT * FROM information_schema.${{kind}}_PRIVILEGES" | sort; done
+fi
+if [ -f /etc/fleet/rabbitmq.curl ]; then
+  # Where a member's schema lies is noted by the one that made the cluster alone.
+  rabbitmqctl environment | tr -d ' \n' | sed -e 's/,{{schema_location,[a-z_]*}}//' -e 's/}},{{/}},\n{{/g'
+  for path in policies users permissions exchanges; do
+    curl -sf -m 10 -K /etc/fleet/rabbitmq.curl "http://127.0.0.1:15672/api/$path?columns=name,vhost,definition,pattern,\
+priority,apply-to,password_hash,tags,user,configure,write,read,type,durable" | tr '{{' '\n' | sort
+  done
+fi
+if command -v nginx >/dev/null; then nginx -T 2>/dev/null; fi
+for php in /usr/sbin/php-fpm*; do
+  [ ! -x "$php" ] || {{ "$php" -i | grep ' => ' | grep -v '^\$_\|^System\|^Build\|^PWD\|^SHLVL\|^_ =>'; }}
+done
+nft -s list ruleset
+for name in net.core.somaxconn net.ipv4.tcp_retries2; do sysctl $name; done
+dpkg-query -W -f '${{Package}} ${{Version}} ${{db:Status-Abbrev}}\n'
+getent passwd | cut -d: -f1,6,7 | sort
+getent passwd | cut -d: -f1 | xargs -n 1 id -Gn
+stat -c '%n %a %U:%G' /etc/omegaup/ssl/*
+find /etc /opt/omegaup /usr/local/lib/fleet /var/lib/fleet -xdev -type d -printf '%p %m %u:%g\n' | sort
 systemctl list-unit-files --no-legend --state=enabled,masked | awk '{{ print $1, $2 }}'
 for unit in $(systemctl list-units --type=service --state=running --plain --no-legend | awk '{{ print $1 }}' |
-  grep -E 'redis|mariadb|rabbitmq|nginx|php|omegaup|haproxy'); do
+  grep -E 'redis|mariadb|rabbitmq|nginx|php|omegaup|haproxy|prometheus' | sort); do
   printf '%s %s\n' "$unit" "$(grep 'open files' /proc/$(systemctl show -p MainPID --value $unit)/limits)"
 done
 """
 
 
-def parameters(host: str) -> list[str]:
+def neutral(text: str, host: str, twin: str) -> str:
+    """Without which of the twins it is of: each lists the other, so both are called the same.
+
+    Which of them stands where is the drift's to see, which knows what each host should have.
+    """
+    for name in (host, twin):
+        if name:
+            text = re.sub(rf"\b{name}\b", "TWIN", text)
+            # Not a word of its own where a script puts something before it.
+            text = re.sub(rf"{re.escape(SPEC.address(name))}\b", "TWIN-ADDRESS", text)
+            text = re.sub(rf"\b{int(ip_address(SPEC.address(name)))}\b", "TWIN-NUMBER", text)
+    return re.sub(r"\{ ([^{}]*) \}", lambda found: f"{{ {', '.join(sorted(found[1].split(', ')))} }}", text)
+
+
+def parameters(host: str, twin: str = "") -> list[str]:
     """All that the host's servers run with, not only what the deployment sets."""
-    return on(host, PARAMETERS).splitlines()
+    return sorted(neutral(on(host, PARAMETERS), host, twin).splitlines())
 
 
 def same(host: str, twin: str) -> None:
     """File by file and parameter by parameter, and nothing half-done about."""
     assert on(host, LEFTOVERS).strip() == ""
-    assert contents(host) == contents(twin)
-    assert parameters(host) == parameters(twin)
+    assert contents(host, twin) == contents(twin, host)
+    assert parameters(host, twin) == parameters(twin, host)
 
 
-def contents(host: str) -> dict[str, str]:
-    """Path -> hash, mode and owner of what the deployment writes, with the host's own name taken out."""
-    script = (
-        f"for f in $(find {COMPARED} -xdev -type f -not -name '*.pyc' -not -path '*/ssl/*' -not -name state.conf "
-        "-not -name sentinel.conf -not -path '/etc/systemd/network/*' "
-        "-not -path '*/multi-user.target.wants/*'); do "
-        f'hash=$(sed -e s/{host}/NAME/g -e s/{SPEC.address(host)}/ADDRESS/g "$f" | sha256sum | cut -c1-64); '
-        'printf "%s\\t%s %s\\n" "$f" "$hash" "$(stat -c %a:%U:%G "$f")"; done'
-    )
-    return dict(line.split("\t", 1) for line in on(host, script).splitlines())
+def contents(host: str, twin: str = "") -> dict[str, str]:
+    """Path -> hash (or target), mode and owner of every file, without what is a host's own.
+
+    Files that name a host of the two come whole: their difference may be in the name alone.
+    """
+    left_out = " ".join(f"! -path '{pattern}'" for pattern in NOT_COMPARED)
+    names = [name for name in (host, twin) if name]
+    words = "|".join((*names, *(re.escape(SPEC.address(name)) for name in names), "server.id"))
+    script = rf"""
+find {COMPARED} -xdev {left_out} \( -type f -o -type l \) -printf '%p\t%m %u:%g %l\n'
+echo @@
+find {COMPARED} -xdev {left_out} -type f -print0 | xargs -0 sha256sum
+echo @@
+find {COMPARED} -xdev {left_out} -type f -print0 | xargs -0 grep -lIE '{words}' |
+  while read -r file; do printf '%s\t%s\n' "$file" "$(base64 -w 0 "$file")"; done
+"""
+    owners, hashes, texts = on(host, script).split("@@\n")
+    found = dict(line.split("\t", 1) for line in owners.splitlines())
+    digest = {line[66:]: line[:64] for line in hashes.splitlines()}
+    for line in texts.splitlines():
+        path, encoded = line.split("\t")
+        text = neutral(base64.b64decode(encoded).decode(), host, twin)
+        digest[path] = hashlib.sha256(text.encode()).hexdigest()
+    return {path: f"{digest.get(path, '')} {owner}" for path, owner in found.items()}
 
 
 TWINS = {"web2": "web1", "data3": "data2"}
@@ -109,6 +179,22 @@ def test_first_deploy_killed_again_and_again(victim: str, kills: int) -> None:
     apply(victim)
     assert drift(victim) == set()
     same(victim, TWINS[victim])
+
+
+def test_first_deploy_of_the_services_killed() -> None:
+    """Their host has no twin: it is compared with what it was itself when nothing had died."""
+    victim, chance = "app1", random.Random(f"{SEED}-app1")
+    before = contents(victim), parameters(victim)
+    lab.reset(SPEC, victim)
+    killed = 0
+    # Further apart than elsewhere: in the making of the virtual environment too.
+    while killed < 6 and killed_apply(INVENTORY, victim, 1, chance.uniform(0.0, 3.0)):
+        killed += 1
+    assert killed >= 3, f"the deploy was over after {killed} kills"
+    apply(victim)
+    assert drift(victim) == set()
+    assert on(victim, LEFTOVERS).strip() == ""
+    assert (contents(victim), parameters(victim)) == before
 
 
 POINTS = 2 if REPEATS == 1 else 10
