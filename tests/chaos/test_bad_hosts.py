@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,31 +17,44 @@ from deploy.converge import shell
 from deploy.converge.inventory import folder
 from deploy.converge.step import Step
 from deploy.model.resources import Package, StepClass
-from tests.chaos.support import INVENTORY, ROOT, SPEC, drift, fleet, footprint, on
+from tests.chaos.failover import eventually
+from tests.chaos.support import INVENTORY, ROOT, SPEC, altered, drift, fleet, footprints, on, touched
 
 
-@pytest.fixture
-def altered(tmp_path: Path) -> Path:
-    """A copy of the lab's inventory, with the same keys, to be changed by a test."""
-    copy = tmp_path / folder(INVENTORY).name
-    shutil.copytree(folder(INVENTORY), copy)
+def edited(tmp_path: Path, old: str, new: str) -> Path:
+    """A copy of the inventory, with the same keys, whose inventory.py says something else."""
+    copy = altered(tmp_path, "")
+    text = (copy / "inventory.py").read_text()
+    assert old in text
+    (copy / "inventory.py").write_text(text.replace(old, new))
     return copy
 
 
-def append(inventory: Path, text: str, file: str = "group_data/all.py") -> Path:
-    with (inventory / file).open("a") as handle:
-        handle.write(f"\n{text}\n")
-    return inventory
-
-
-def refused(done: subprocess.CompletedProcess[str], *messages: str) -> None:
-    said = done.stdout + done.stderr
-    assert done.returncode == 1, said[-2000:]
-    assert "Traceback" not in said
+def said(done: subprocess.CompletedProcess[str], *messages: str) -> None:
+    """One clear refusal."""
+    words = done.stdout + done.stderr
+    assert done.returncode == 1, words[-2000:]
+    assert "Traceback" not in words
     for message in messages:
-        assert message in said, said[-2000:]
-    assert ": found " in said
-    assert ", expected " in said
+        assert message in words, words[-2000:]
+    assert ": found " in words
+    assert ", expected " in words
+
+
+def refused(
+    *arguments: str, says: tuple[str, ...], inventory: str | Path = INVENTORY, hosts: tuple[str, ...] = (),
+    but: tuple[str, ...] = (),
+) -> None:  # fmt: skip
+    """The command refuses, and what was live stays live: no file changed, no service restarted, nothing half-written.
+
+    hosts: by default the one that --limit names. but: what the fault itself keeps from running or makes change.
+    """
+    names = hosts or (arguments[arguments.index("--limit") + 1],)
+    before = footprints(names)
+    said(fleet(*arguments, inventory=inventory), *says)
+    after = footprints(names)
+    assert {one for one in touched(before, after) if one[1] not in but} == set()
+    assert not any("/.fleet-" in name for host in after for name in after[host])
 
 
 @contextmanager
@@ -55,41 +68,53 @@ def undone(host: str, script: str) -> Iterator[None]:
 def test_unreachable_host() -> None:
     lab.stop(SPEC, "mon1")
     try:
-        before = footprint("web1")
-        refused(fleet("apply"), "mon1: SSH to")
-        assert footprint("web1") == before
+        refused("apply", says=("mon1: SSH to",), hosts=("web1", "data1", "app1"))
     finally:
         lab.start(SPEC, "mon1")
 
 
-def test_wrong_host_key(altered: Path, tmp_path: Path) -> None:
+KNOWN_HOSTS = 'str(LAB / "ssh/known_hosts")'
+ROOT_LOGIN = '"ssh_user": "root"'
+
+
+def test_wrong_host_key(tmp_path: Path) -> None:
     known = tmp_path / "known_hosts"
     other = tmp_path / "other"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(other)], check=True)
     public = " ".join(other.with_suffix(".pub").read_text().split()[:2])
     known.write_text("".join(f"{address} {public}\n" for address in SPEC.hosts.values()))
-    text = (altered / "inventory.py").read_text()
-    (altered / "inventory.py").write_text(text.replace('str(LAB / "ssh/known_hosts")', repr(str(known))))
-    refused(fleet("plan", "--limit", "web1", inventory=altered), "the host key that is pinned for it")
+    inventory = edited(tmp_path, KNOWN_HOSTS, repr(str(known)))
+    refused("plan", "--limit", "web1", inventory=inventory, says=("the host key that is pinned for it",))
 
 
-def test_no_sudo(altered: Path) -> None:
-    text = (altered / "inventory.py").read_text()
-    (altered / "inventory.py").write_text(text.replace('"ssh_user": "root"', '"ssh_user": "nosudo", "_sudo": True'))
-    refused(fleet("plan", "--limit", "web1", inventory=altered), "sudo", "NOPASSWD")
+def test_host_key_that_is_not_pinned(tmp_path: Path) -> None:
+    """No first use is trusted: what to pin, and from where, is said."""
+    known = tmp_path / "known_hosts"
+    known.touch()
+    inventory = edited(tmp_path, KNOWN_HOSTS, repr(str(known)))
+    says = ("a host key that is pinned for it", "put its public host key, taken at its console, into the inventory's")
+    refused("apply", "--limit", "web1", inventory=inventory, says=says)
+    assert known.read_text() == ""
 
 
-def test_not_root(altered: Path) -> None:
-    text = (altered / "inventory.py").read_text()
-    (altered / "inventory.py").write_text(text.replace('"ssh_user": "root"', '"ssh_user": "nosudo"'))
-    refused(fleet("plan", "--limit", "web1", inventory=altered), "root")
+def test_no_sudo(tmp_path: Path) -> None:
+    inventory = edited(tmp_path, ROOT_LOGIN, '"ssh_user": "nosudo", "_sudo": True')
+    refused("plan", "--limit", "web1", inventory=inventory, says=("sudo", "NOPASSWD"))
 
 
-def test_deploying_user_with_sudo_sees_the_same(altered: Path) -> None:
-    text = (altered / "inventory.py").read_text()
-    (altered / "inventory.py").write_text(text.replace('"ssh_user": "root"', '"ssh_user": "deploy", "_sudo": True'))
-    done = fleet("plan", "--limit", "web1", inventory=altered)
+def test_not_root(tmp_path: Path) -> None:
+    inventory = edited(tmp_path, ROOT_LOGIN, '"ssh_user": "nosudo"')
+    refused("plan", "--limit", "web1", inventory=inventory, says=("root",))
+
+
+def test_deploying_user_with_sudo_sees_the_same(tmp_path: Path) -> None:
+    """As production has it: plan and the suite of tests."""
+    inventory = edited(tmp_path, ROOT_LOGIN, '"ssh_user": "deploy", "_sudo": True')
+    done = fleet("plan", "--limit", "web1", inventory=inventory)
     assert done.returncode == 0, done.stdout + done.stderr
+    done = fleet("verify", "-k", "test_is_debian or test_health", inventory=inventory)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    assert " passed" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -98,7 +123,7 @@ def test_deploying_user_with_sudo_sees_the_same(altered: Path) -> None:
 def test_wrong_release(found: str, text: str) -> None:
     on("web2", f"cp -P /etc/os-release /root/os-release; rm /etc/os-release; printf '%s\\n' '{text}' >/etc/os-release")
     with undone("web2", "rm /etc/os-release; mv /root/os-release /etc/os-release"):
-        refused(fleet("apply", "--limit", "web2"), f"web2: operating system: found {found}")
+        refused("apply", "--limit", "web2", says=(f"web2: operating system: found {found}",))
 
 
 @pytest.mark.parametrize(("shift", "words"), [(3600, "ahead of"), (-7200, "behind")])
@@ -107,17 +132,41 @@ def test_clock_that_is_off(shift: int, words: str) -> None:
     fake = "/usr/local/bin/date"
     on("web2", f"printf '#!/bin/sh\\necho $(($(/usr/bin/date +%%s) + {shift}))\\n' >{fake}; chmod 755 {fake}")
     with undone("web2", f"rm {fake}"):
-        refused(fleet("apply", "--limit", "web2"), "web2: clock", words)
+        refused("apply", "--limit", "web2", says=("web2: clock", words))
 
 
-def test_full_disk(altered: Path) -> None:
-    append(altered, "base = {'disk_reserve': '900000gb'}")
-    refused(fleet("apply", "--limit", "web2", inventory=altered), "web2: free disk in /var")
+def test_too_little_disk_is_left(tmp_path: Path) -> None:
+    inventory = altered(tmp_path, "base = {'disk_reserve': '900000gb'}")
+    refused("apply", "--limit", "web2", inventory=inventory, says=("web2: free disk in /var",))
 
 
-def test_too_little_memory(altered: Path) -> None:
-    append(altered, "mysql = {'innodb_buffer_pool_size': '900gb'}")
-    refused(fleet("apply", "--limit", "data2", inventory=altered), "data2: memory: found")
+@contextmanager
+def full(host: str, folder_: str) -> Iterator[None]:
+    """A disk of 64 KiB with the folder's files on it, and not a byte more."""
+    script = (
+        f"cp -a {folder_} /run/full; mount -t tmpfs -o size=64k,mode=755 full {folder_}; cp -a /run/full/. {folder_}/; "
+        f"rm -r /run/full; dd if=/dev/zero of={folder_}/rest bs=1k 2>/dev/null || true"
+    )
+    on(host, script)
+    with undone(host, f"umount {folder_}"):
+        yield
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    """The reserve elsewhere does not help: the new content cannot be written, so the old stays, whole."""
+    inventory = altered(tmp_path, "base = {'somaxconn': 2048}")
+    path = "/etc/sysctl.d/60-fleet.conf"
+    with full("web2", "/etc/sysctl.d"):
+        before = on("web2", f"sha256sum {path}; ls -A /etc/sysctl.d")
+        refused("apply", "--limit", "web2", inventory=inventory, says=(f"web2: file:{path}", "No space left on device"))
+        assert on("web2", f"sha256sum {path}; ls -A /etc/sysctl.d") == before
+        assert on("web2", "sysctl -n net.core.somaxconn") == "4096\n"
+    assert drift("web2") == set()
+
+
+def test_too_little_memory(tmp_path: Path) -> None:
+    inventory = altered(tmp_path, "mysql = {'innodb_buffer_pool_size': '900gb'}")
+    refused("apply", "--limit", "data2", inventory=inventory, says=("data2: memory: found",))
 
 
 def test_broken_apt() -> None:
@@ -125,7 +174,7 @@ def test_broken_apt() -> None:
     on("mon1", "apt-get -q -y remove prometheus >/dev/null 2>&1; apt-get clean; mv /etc/apt /root/apt; mkdir /etc/apt; "
        "mkdir -p /root/lists; mv /var/lib/apt/lists/* /root/lists/ 2>/dev/null || true")  # fmt: skip
     try:
-        refused(fleet("apply", "--limit", "mon1"), "mon1: package:prometheus")
+        refused("apply", "--limit", "mon1", says=("mon1: package:prometheus",))
     finally:
         on("mon1", "rm -rf /etc/apt; mv /root/apt /etc/apt; mv /root/lists/* /var/lib/apt/lists/ 2>/dev/null || true")
     assert fleet("apply", "--limit", "mon1").returncode == 0
@@ -179,34 +228,76 @@ def test_port_taken_by_a_stranger() -> None:
     script = "systemctl stop redis-cache; systemd-run --quiet --unit=stranger --collect redis-server --port 6379"
     on("data3", script)
     try:
-        refused(fleet("apply", "--limit", "data3"), "data3: unit:redis-cache.service")
+        # systemd goes on trying to start it.
+        refused("apply", "--limit", "data3", says=("data3: unit:redis-cache.service",), but=("redis-cache.service",))
     finally:
         on("data3", "systemctl stop stranger")
     assert fleet("apply", "--limit", "data3").returncode == 0
     assert drift("data3") == set()
 
 
-def test_file_that_does_not_validate(altered: Path) -> None:
+def test_file_that_does_not_validate(tmp_path: Path) -> None:
     """The server's own checker refuses it: the live file, the kernel's rules and the unit stay as they are."""
-    append(altered, "base = {'ssh_from': ['no-address']}")
-    before, rules = footprint("web2"), on("web2", "nft list ruleset; cat /etc/nftables.conf")
-    refused(
-        fleet("apply", "--limit", "web2", inventory=altered), "web2: file:/etc/nftables.conf", "refused by its checker"
-    )
+    inventory = altered(tmp_path, "base = {'ssh_from': ['no-address']}")
+    rules = on("web2", "nft list ruleset; cat /etc/nftables.conf")
+    says = ("web2: file:/etc/nftables.conf", "refused by its checker")
+    refused("apply", "--limit", "web2", inventory=inventory, says=says)
     assert on("web2", "nft list ruleset; cat /etc/nftables.conf") == rules
-    assert footprint("web2") == before
 
 
-def test_change_that_locks_the_controller_out_goes_back_by_itself(altered: Path) -> None:
-    append(altered, "base = {'ssh_from': ['198.51.100.0/24']}")
-    refused(fleet("apply", "--limit", "web2", inventory=altered), "web2: firewall", "goes back")
-    until = 100
-    for _ in range(until):
-        if fleet("drift", "--limit", "web2").returncode == 0:
-            break
-        threading.Event().wait(1)
+def pyinfra(inventory: Path) -> subprocess.CompletedProcess[str]:
+    command = [ROOT / ".venv/bin/pyinfra", inventory / "inventory.py", "deploy/site.py", "-y", "--limit", "web2"]
+    return subprocess.run(list(map(str, command)), cwd=ROOT, text=True, capture_output=True, check=False,
+                          stdin=subprocess.DEVNULL, timeout=300)  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", ["no secrets", "a step that fails"])
+def test_by_pyinfras_own_command_line(tmp_path: Path, wrong: str) -> None:
+    """The same refusals: not zero, one message, no traceback, nothing changed."""
+    if wrong == "no secrets":
+        inventory, message = altered(tmp_path, ""), "fleet secrets init"
+        (inventory / "secrets.age").unlink()
     else:
-        pytest.fail("the host has not gone back by itself")
+        inventory, message = altered(tmp_path, "base = {'ssh_from': ['no-address']}"), "refused by its checker"
+    before = footprints(("web2",))
+    done = pyinfra(inventory)
+    words = done.stdout + done.stderr
+    assert done.returncode != 0, words
+    assert words.count(message) == 1, words
+    assert "Traceback" not in words
+    assert ": found " in words
+    assert touched(before, footprints(("web2",))) == set()
+
+
+def tree_that_says(folder_: Path, template: str, line: str) -> Path:
+    """A copy of the program with another line in one of its templates."""
+    copy = folder_ / "tree"
+    for part in ("deploy", "templates", "files", "lab", "inventories"):
+        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(ROOT / "fleet", copy / "fleet")
+    (copy / ".venv").symlink_to(ROOT / ".venv")
+    with (copy / "templates" / template).open("a") as handle:
+        handle.write(f"\n{line}\n")
+    return copy
+
+
+def test_changes_that_lock_the_controller_out_go_back_by_themselves(tmp_path: Path) -> None:
+    """A firewall on one host, an sshd on another that let nobody in: both have what they had before a minute is over.
+
+    At the same time, since each takes its minute.
+    """
+    inventory = altered(tmp_path, "base = {'ssh_from': ['198.51.100.0/24']}")
+    said(fleet("apply", "--limit", "web2", inventory=inventory), "web2: firewall", "goes back")
+    tree = tree_that_says(tmp_path, "base/sshd.conf.j2", "DenyUsers root")
+    done = subprocess.run(
+        [str(tree / "fleet"), "apply", str(folder(INVENTORY)), "--limit", "run1"], cwd=tree, text=True,
+        capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=300, env={**os.environ, "PYTHONPATH": ""},
+    )  # fmt: skip
+    said(done, "run1: unit:ssh.service", "goes back")
+    assert "DenyUsers" in on("run1", "cat /etc/ssh/sshd_config.d/10-fleet.conf")
+    for host in ("web2", "run1"):
+        eventually(f"{host} is back", lambda name=host: fleet("drift", "--limit", name).returncode == 0, 100)  # type: ignore[misc]
+    assert on("run1", "grep -c DenyUsers /etc/ssh/sshd_config.d/10-fleet.conf || true") == "0\n"
 
 
 def test_without_the_guard_the_host_stays_locked() -> None:
@@ -217,7 +308,7 @@ def test_without_the_guard_the_host_stays_locked() -> None:
         "/etc/nftables.conf >/root/locked; nft -f /root/locked",
     )
     try:
-        refused(fleet("drift", "--limit", "web2"), "web2: SSH to")
+        refused("drift", "--limit", "web2", says=("web2: SSH to",))
     finally:
         on("web2", "nft -f /etc/nftables.conf; rm /root/locked")
     assert drift("web2") == set()
@@ -233,7 +324,7 @@ def test_one_run_at_a_time() -> None:
     holder = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
-    refused(fleet("apply", "--limit", "web1"), f"(process {holder.pid})", "a test")
+    refused("apply", "--limit", "web1", says=(f"(process {holder.pid})", "a test"))
     holder.kill()
     holder.wait()
     holder.stdout.close()
