@@ -69,7 +69,9 @@ def render(name: str, **values: object) -> str:
     """
     try:
         return _environment(ROOT / "templates").get_template(name).render(header=HEADER, **values)
-    except Exception as error:  # an expression in a template may raise anything
+    except FleetError:
+        raise
+    except Exception as error:  # an expression in a template can raise anything
         frames = reversed(traceback.extract_tb(error.__traceback__))
         line = getattr(error, "lineno", None) or next((one.lineno for one in frames if one.filename.endswith(name)), 0)
         raise FleetError(

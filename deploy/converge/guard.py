@@ -6,7 +6,7 @@ controller that died, or that the new firewall or sshd refuses, leaves the host 
 
 from __future__ import annotations
 
-import shlex
+import base64
 from collections.abc import Sequence
 
 from pyinfra.api import Host
@@ -36,10 +36,12 @@ def armed(step: Step) -> str:
     if not undo:
         return step.script
     name = _name(step)
+    # Encoded: systemd notes the command in a file, which it cannot read back at a daemon-reload if it has semicolons.
+    encoded = base64.b64encode(undo.encode()).decode()
     return (
         f"systemctl stop {name}.timer {name}.service 2>/dev/null || true\n"
         f"systemd-run --quiet --collect --unit={name} --on-active={SECONDS} "
-        f"--timer-property=AccuracySec=1s /bin/sh -c {shlex.quote(undo)} 9>&-\n"
+        f"--timer-property=AccuracySec=1s /bin/sh -c 'echo {encoded} | base64 -d | /bin/sh' 9>&-\n"
         f"{step.script}"
     )
 

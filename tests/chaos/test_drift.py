@@ -29,7 +29,7 @@ class Case:
 
     keys: what drift must name on `host`, all of it. with_it: those of them that the mending of another mends as well.
     touches: the files and units, besides those that the keys are about, that the mending changes; untouched: keys whose
-    file or unit it leaves as it is (a unit that is enabled is not started again).
+    file or unit it leaves as it is (a unit that is enabled or reloaded is not started again).
     """
 
     name: str
@@ -74,42 +74,57 @@ def hosts() -> dict[str, str]:
     return dict(zip((PRIMARY, REPLICA, OTHER), (primary, *replicas), strict=True)) | {n: n for n in SPEC.hosts}
 
 
+# What a server has loaded is again what is there once the file is: nothing to be loaded anew.
+LOAD_CA = ("unit:omegaup-gitserver.service", "unit:omegaup-broadcaster.service", "unit:omegaup-grader.service")
+HAPROXY = ("unit:haproxy.service", "haproxy:build")
+WANTS = "/etc/systemd/system/multi-user.target.wants"
 CASES = [
     # files
     case("content", "web1", "echo '# by hand' >>/etc/sysctl.d/60-fleet.conf", "file:/etc/sysctl.d/60-fleet.conf"),
     case("mode", "data1", "chmod 666 /etc/redis/cache/managed.conf", "file:/etc/redis/cache/managed.conf"),
     case("owner", "data2", "chown daemon /etc/redis/sessions/managed.conf", "file:/etc/redis/sessions/managed.conf"),
     case("file removed", "app1", "rm /etc/omegaup/ssl/ca.crt", "file:/etc/omegaup/ssl/ca.crt",
-         "unit:omegaup-gitserver.service", "unit:omegaup-broadcaster.service", "unit:omegaup-grader.service"),
+         *LOAD_CA, with_it=LOAD_CA, untouched=LOAD_CA),
     case("file is a link", "mon1", "ln -sf /dev/null /etc/fleet/stamps/ssh.service",
          "file:/etc/fleet/stamps/ssh.service"),
     case("directory mode", "run1", "chmod 777 /etc/omegaup/runner", "directory:/etc/omegaup/runner"),
     case("hosts line", "web2", "echo '10.0.0.1 grader' >>/etc/hosts", "file:/etc/hosts"),
-    case("stray installation policy", "mon1", "touch /usr/sbin/policy-rc.d", "file:/usr/sbin/policy-rc.d"),
+    case("stray installation policy", "mon1", "touch /usr/sbin/policy-rc.d", "file:/usr/sbin/policy-rc.d",
+         untouched=("file:/usr/sbin/policy-rc.d",)),
     # packages
     case("package held", "data3", "apt-mark hold redis-server", "package:redis-server"),
     case("package removed", "run1", "dpkg --remove --force-depends python3-pika", "package:python3-pika"),
     # accounts
-    case("account in another group", "app1", "gpasswd -a omegaup-grader adm", "account:omegaup-grader"),
-    case("account's shell", "run1", "usermod -s /bin/bash omegaup-runner", "account:omegaup-runner"),
+    case("account in another group", "app1", "gpasswd -a omegaup-grader adm", "account:omegaup-grader",
+         touches=("/etc/group", "/etc/group-", "/etc/gshadow", "/etc/gshadow-")),
+    case("account's shell", "run1", "usermod -s /bin/bash omegaup-runner", "account:omegaup-runner",
+         touches=("/etc/passwd", "/etc/passwd-")),
     # units
     case("unit stopped", "app1", "systemctl stop omegaup-broadcaster", "unit:omegaup-broadcaster.service"),
     case("web server stopped", "web2", "systemctl stop nginx", "unit:nginx.service"),
-    case("unit disabled", "data2", "systemctl disable redis-sessions", "unit:redis-sessions.service"),
-    case("unit masked", "web1", "systemctl mask nginx", "unit:nginx.service"),
-    case("unwanted unit unmasked", "data1", "systemctl unmask redis-server", "unit:redis-server.service"),
+    case("unit disabled", "data2", "systemctl disable redis-sessions", "unit:redis-sessions.service",
+         touches=(f"{WANTS}/redis-sessions.service",), untouched=("unit:redis-sessions.service",)),
+    case("unit masked", "web1", "systemctl mask nginx", "unit:nginx.service",
+         touches=("/etc/systemd/system/nginx.service",), untouched=("unit:nginx.service",)),
+    case("unwanted unit unmasked", "data1", "systemctl unmask redis-server", "unit:redis-server.service",
+         touches=("/etc/systemd/system/redis-server.service",), untouched=("unit:redis-server.service",)),
     case("unit file", "app1", "echo '# by hand' >>/etc/systemd/system/omegaup-gitserver.service",
-         "file:/etc/systemd/system/omegaup-gitserver.service", "unit:omegaup-gitserver.service"),
+         "file:/etc/systemd/system/omegaup-gitserver.service", "unit:omegaup-gitserver.service",
+         untouched=("unit:omegaup-gitserver.service",)),
     case("service's configuration", "run1", "sed -i 's/\"slots\": 1/\"slots\": 7/' /etc/omegaup/runner/config.json",
-         "file:/etc/omegaup/runner/config.json", "unit:omegaup-runner.service"),
+         "file:/etc/omegaup/runner/config.json", "unit:omegaup-runner.service",
+         with_it=("unit:omegaup-runner.service",), untouched=("unit:omegaup-runner.service",)),
     # running parameters
     case("redis maxmemory", "data1", f"{REDIS} -p 6379 CONFIG SET maxmemory 100mb", "redis-cache:maxmemory"),
     case("redis policy", "data2", f"{REDIS} -p 6379 CONFIG SET maxmemory-policy noeviction",
          "redis-cache:maxmemory-policy"),
     case("redis appendonly", "data3", f"{REDIS} -p 6380 CONFIG SET appendonly no", "redis-sessions:appendonly"),
-    case("redis user widened", "data1", f"{REDIS} -p 6379 ACL SETUSER app +@all", "redis-cache: users"),
-    case("redis user added", "data2", f"{REDIS} -p 6380 ACL SETUSER eve on nopass +@all", "redis-sessions: users"),
-    case("redis user removed", "data3", f"{REDIS} -p 6380 ACL DELUSER app", "redis-sessions: users"),
+    case("redis user widened", "data1", f"{REDIS} -p 6379 ACL SETUSER app +@all", "redis-cache: users",
+         touches=("/var/lib/fleet/redis-cache.acl",)),
+    case("redis user added", "data2", f"{REDIS} -p 6380 ACL SETUSER eve on nopass +@all", "redis-sessions: users",
+         touches=("/var/lib/fleet/redis-sessions.acl",)),
+    case("redis user removed", "data3", f"{REDIS} -p 6380 ACL DELUSER app", "redis-sessions: users",
+         touches=("/var/lib/fleet/redis-sessions.acl",)),
     case("kernel parameter", "web1", "sysctl -q -w net.core.somaxconn=128", "sysctl:net.core.somaxconn"),
     case("broker's memory watermark", "data1", "rabbitmqctl -q set_vm_memory_high_watermark 0.3",
          "rabbitmq-node:vm_memory_high_watermark.relative"),
@@ -152,7 +167,7 @@ CASES = [
          "mysql:semi-sync"),
     case("sentinel's quorum", "data3", f"{REDIS} -p 26379 SENTINEL SET cache quorum 1", "sentinel: cache quorum"),
     case("proxy's configuration", "web1", "echo '# by hand' >>/etc/haproxy/haproxy.cfg",
-         "file:/etc/haproxy/haproxy.cfg", "unit:haproxy.service", "haproxy:build", "haproxy:files"),
+         "file:/etc/haproxy/haproxy.cfg", *HAPROXY, "haproxy:files", with_it=HAPROXY, untouched=HAPROXY),
     case("replica made writable", OTHER, f"{MYSQL} 'SET GLOBAL read_only=0'", "mysql:read_only"),
     # firewall
     case("firewall rule added", "web2", "nft insert rule inet fleet input tcp dport 9999 accept", "firewall"),
@@ -160,12 +175,13 @@ CASES = [
     case("firewall table added", "app1", "nft add table ip stranger", "firewall"),
     # keys
     case("key replaced", "app1", replaced("grader"), "certificate:/etc/omegaup/ssl/grader.crt",
-         "unit:omegaup-grader.service"),
+         "unit:omegaup-grader.service", untouched=("unit:omegaup-grader.service",)),
     case("client's key replaced", "web2", replaced("frontend"), "certificate:/etc/omegaup/ssl/frontend.crt"),
     case("key readable by all", "app1", "chmod 644 /etc/omegaup/ssl/gitserver.key",
-         "certificate:/etc/omegaup/ssl/gitserver.crt"),
+         "certificate:/etc/omegaup/ssl/gitserver.crt", touches=("/etc/omegaup/ssl/gitserver.key",),
+         untouched=("certificate:/etc/omegaup/ssl/gitserver.crt",)),
     case("certificate removed", "run1", "rm /etc/omegaup/ssl/runner.crt", "certificate:/etc/omegaup/ssl/runner.crt",
-         "unit:omegaup-runner.service"),
+         "unit:omegaup-runner.service", untouched=("unit:omegaup-runner.service",)),
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from deploy.model.catalog import SERVICES
 from tests.chaos.failover import database, eventually, sql, the_fleet
+from tests.chaos.faults import TABLE
 from tests.chaos.support import on
 
 PAIR = "--cert /etc/omegaup/ssl/{0}.crt --key /etc/omegaup/ssl/{0}.key --cacert /etc/omegaup/ssl/ca.crt"
@@ -125,11 +126,11 @@ def no_broker_for(host: str) -> Iterator[None]:
     ports = f"{rabbitmq.port('amqp').number}, {rabbitmq.port('management').number}"
     brokers = ", ".join(member.address for member in the_fleet().members("rabbitmq"))
     chain = f"type filter hook output priority -300; ip daddr {{ {brokers} }} tcp dport {{ {ports} }}"
-    on(host, f"nft 'table ip chaos {{ chain o {{ {chain} reject with tcp reset; }} }}'")
+    on(host, f"nft -f - <<'RULES'\ntable ip {TABLE} {{\n  chain o {{ {chain} reject with tcp reset; }}\n}}\nRULES")
     try:
         yield
     finally:
-        on(host, "nft delete table ip chaos")
+        on(host, f"nft delete table ip {TABLE}")
 
 
 def test_health_names_what_is_unwell() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.converge import compare, look, shell
+from deploy.converge import compare, guard, look, shell
 from deploy.converge.step import Step
 from deploy.errors import FleetError
 from deploy.model import resources as want
@@ -223,3 +223,13 @@ def test_health_checks_are_as_often_as_the_specs(service: str, row: int, times: 
 @pytest.mark.parametrize(("text", "size"), [("2gb", 2**31), ("512M", 2**29), ("64k", 65536), ("17", 17), (9, 9)])
 def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
+
+
+def test_the_way_back_is_one_word_without_semicolons() -> None:
+    """systemd keeps it in a file and reads that back at a daemon-reload, where a semicolon ends a command."""
+    unit = want.Unit(name="x.service", guard="if true; then echo 'back'; fi")
+    script = guard.armed(Step(host="h", resource=unit, step=StepClass.RELOAD, summary="", script="true"))
+    line = next(line for line in script.splitlines() if line.startswith("systemd-run"))
+    assert ";" not in line
+    command = line.partition("/bin/sh -c ")[2].removesuffix(" 9>&-").strip("'")
+    assert subprocess.run(["sh", "-c", command], text=True, capture_output=True, check=True).stdout == "back\n"
