@@ -13,6 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
+from gevent.lock import BoundedSemaphore
 from pyinfra.api import Host, State
 
 from deploy.converge import checks, compare, desired, guard, look, remote, shell
@@ -66,6 +67,9 @@ class Run:
     acted: list[Step] = field(default_factory=list)
     _stale: set[str] = field(default_factory=set)
     _states: dict[str, HostState] = field(default_factory=dict)
+    _verifying: BoundedSemaphore = field(default_factory=BoundedSemaphore)
+    _verified: int = 0
+    """Steps that were done when all hosts were last looked at again."""
 
     def __post_init__(self) -> None:
         self.live = model.Live.first_boot(self.fleet)
@@ -249,8 +253,11 @@ class Run:
 
     def remaining(self) -> dict[str, list[Step]]:
         """The second look: what still differs (and is not pending), with who leads asked anew."""
-        if self.acted:
-            self.look_all()
+        # Every host's last operation asks for it, and each look is at all of them: once is enough.
+        with self._verifying:
+            if self.acted and self._verified != len(self.acted):
+                self.look_all()
+                self._verified = len(self.acted)
         return {
             name: left for name, steps in self.plan().items() if (left := [step for step in steps if not step.pending])
         }

@@ -168,7 +168,7 @@ class Rabbitmq(Section):
     heartbeat: int = setting(60, "Heartbeat", applies="restart", unit="seconds", ge=0, le=3600)
     net_ticktime: int = setting(
         20, "Members take one that is silent for lost (the broker's own default is 60: publishers to a member that was "
-        "cut off fail for as long)", applies="restart", unit="seconds", ge=8, le=120,
+        "cut off fail for as long)", applies="hot", unit="seconds", ge=8, le=120,
     )  # fmt: skip
     max_message_size: Size = setting(
         16 * MIB, "Largest message", applies="restart", unit="bytes", ge=64 * KIB, le=512 * MIB

@@ -107,7 +107,10 @@ def lines(ctx: Context) -> Iterator[Line]:
     yield env("consumer_timeout", timeout)
     yield env("cluster_partition_handling", "pause_minority")
     ticks = str(settings.net_ticktime)
-    yield Line("net_ticktime", ticks, "Show(net_kernel:get_net_ticktime())", ticks)
+    yield Line(
+        "net_ticktime", ticks, "Show(net_kernel:get_net_ticktime())", ticks,
+        f"rabbitmqctl -q eval 'net_kernel:set_net_ticktime({ticks}, 0).' </dev/null",
+    )  # fmt: skip
     # Read by a member without data only, so nothing that runs can differ from it.
     members = ctx.fleet.members("rabbitmq")
     yield Line("cluster_formation.peer_discovery_backend", "classic_config")

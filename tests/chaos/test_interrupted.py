@@ -181,6 +181,7 @@ def test_first_deploy_killed_again_and_again(victim: str, kills: int) -> None:
     same(victim, TWINS[victim])
 
 
+@pytest.mark.thorough
 def test_first_deploy_of_the_services_killed() -> None:
     """Their host has no twin: it is compared with what it was itself when nothing had died."""
     victim, chance = "app1", random.Random(f"{SEED}-app1")
@@ -197,7 +198,7 @@ def test_first_deploy_of_the_services_killed() -> None:
     assert (contents(victim), parameters(victim)) == before
 
 
-POINTS = 2 if REPEATS == 1 else 10
+POINTS = 1 if REPEATS == 1 else 10
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +207,7 @@ def seconds() -> dict[str, float]:
     return {}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("victim", ["web2", "data3"])
 @pytest.mark.parametrize("point", range(POINTS))
 def test_first_deploy_killed_once(victim: str, point: int, seconds: dict[str, float]) -> None:

@@ -166,3 +166,18 @@ def test_old_protocols_are_refused(target: tuple[HostSpec, Service, Port]) -> No
         for lowest, version in (("1.0", "1.0"), ("1.0", "1.1"), ("1.2", "1.2"), ("1.2", "1.3"))
     }
     assert codes == {"1.0": "000", "1.1": "000", "1.2": "200", "1.3": "200"}
+
+
+def test_keys_of_the_other_kind(tmp_path: Path) -> None:
+    """ECDSA on one host by the setting: served, accepted by the others; and RSA again."""
+    served = "echo | openssl s_client -connect {}:6060 2>/dev/null | openssl x509 -noout -text | grep 'Public Key Algo'"
+    ask = served.format(SPEC.address("run1"))
+    changed = altered(tmp_path, "trust = {'key_type': 'p256'}")
+    try:
+        assert fleet("apply", "--limit", "run1", inventory=changed).returncode == 0
+        assert "id-ecPublicKey" in on("run1", ask)
+        done = fleet("status", "--wait", "30")
+        assert done.returncode == 0, done.stdout
+    finally:
+        apply("run1")
+    assert "rsaEncryption" in on("run1", ask)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,12 @@ def dies_after(step: str, move: str, reopen: int = db.REOPEN_SECONDS) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("step", ["close", "reached", "lead", "follow", "open"])
+def steps(first: str, *others: str) -> list[Any]:
+    """The steps of a move: the most delicate one always, the others in `make chaos`."""
+    return [first, *(pytest.param(name, marks=pytest.mark.thorough) for name in others)]
+
+
+@pytest.mark.parametrize("step", steps("lead", "close", "reached", "follow", "open"))
 def test_switchover_killed_and_run_again(step: str) -> None:
     """The controller dies at each step: the same command goes on, and there is one primary."""
     old = database()
@@ -61,7 +67,7 @@ def test_switchover_killed_and_run_again(step: str) -> None:
     same_everywhere()
 
 
-@pytest.mark.parametrize("step", ["fence", "drained", "lead", "follow", "open"])
+@pytest.mark.parametrize("step", steps("follow", "fence", "drained", "lead", "open"))
 def test_failover_killed_and_run_again(step: str) -> None:
     old = database()
     with load("web1", f"failover-after-{step}", "rows") as running:
@@ -80,6 +86,7 @@ def test_failover_killed_and_run_again(step: str) -> None:
     same_everywhere()
 
 
+@pytest.mark.thorough
 def test_apply_goes_on_only_where_it_is_proven_who_leads() -> None:
     """Two that follow nobody: refused, with the command that goes on. One that all follow: opened."""
     old = database()
@@ -107,6 +114,7 @@ def writable_within(seconds: float) -> set[str]:
     return set()
 
 
+@pytest.mark.thorough
 def test_a_closed_primary_opens_again_by_itself() -> None:
     old = database()
     for step in ("close", "lead"):
@@ -121,6 +129,7 @@ def test_a_closed_primary_opens_again_by_itself() -> None:
         assert drift() == set()
 
 
+@pytest.mark.thorough
 def test_without_the_guard_it_stays_closed() -> None:
     """The twin: the timer that opens it again is stopped."""
     old = database()

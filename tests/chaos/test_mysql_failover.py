@@ -61,6 +61,7 @@ def test_primary_killed(turn: int) -> None:
     same_everywhere()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("turn", range(REPEATS))
 def test_primary_without_power(turn: int) -> None:
     """Its host cannot be asked, so a person answers for it; when it is back it takes no write by itself."""
@@ -94,6 +95,7 @@ def test_primary_without_power(turn: int) -> None:
     same_everywhere()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("turn", range(REPEATS))
 def test_replica_killed_and_started_again_by_systemd(turn: int) -> None:
     victim = next(name for name in MEMBERS if name != database())
@@ -134,6 +136,7 @@ def test_without_semi_sync_acknowledged_rows_are_lost(tmp_path: Path) -> None:
     assert lost
 
 
+@pytest.mark.thorough
 def test_without_the_fence_two_take_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The twin of the fence: replaced while it serves, the old primary goes on."""
     old = database()
@@ -195,6 +198,7 @@ def test_a_replica_that_is_down_may_have_the_only_acknowledgement() -> None:
     same_everywhere()
 
 
+@pytest.mark.thorough
 def test_a_replica_in_error_does_not_block_for_good() -> None:
     """Its replication stands still: named at first, left behind when it is given up."""
     old = database()
