@@ -7,6 +7,7 @@ controller that died, or that the new firewall or sshd refuses, leaves the host 
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Sequence
 
 from pyinfra.api import Host
@@ -19,6 +20,8 @@ from deploy.model.resources import Parameter, Resource, Unit
 
 SECONDS = 60
 """Until the host goes back by itself. A new SSH connection takes less than one."""
+PATIENCE = 15.0
+"""Seconds for which it is tried: sshd refuses connections for a moment while it reloads."""
 
 
 def of(resource: Resource) -> str:
@@ -58,17 +61,23 @@ def log_in_anew(host: Host, subject: str) -> None:
         FleetError: there is none to be had; the host goes back by itself.
     """
     connector = type(host.connector)(host.state, host)
-    try:
-        connector.connect()
-    except ConnectError as error:
-        raise FleetError(
-            host=host.name,
-            subject=subject,
-            found=f"no new login after the change ({error})",
-            expected="the controller to be able to log in again",
-            hint=f"the host goes back to what it had by itself within {SECONDS} s; correct the inventory "
-            "(base.ssh_ports, base.ssh_from, base.operators) before the next apply",
-        ) from None
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            connector.connect()
+            break
+        except ConnectError as error:
+            if time.monotonic() < until:
+                time.sleep(0.5)
+                continue
+            raise FleetError(
+                host=host.name,
+                subject=subject,
+                found=f"no new login after the change ({error})",
+                expected="the controller to be able to log in again",
+                hint=f"the host goes back to what it had by itself within {SECONDS} s; correct the inventory "
+                "(base.ssh_ports, base.ssh_from, base.operators) before the next apply",
+            ) from None
     connector.disconnect()
     client = getattr(connector, "client", None)
     if client is not None:

@@ -119,7 +119,7 @@ def test_the_unit_is_owed_a_restart_only_by_what_a_restart_alone_can_bring() -> 
     assert rabbitmq.CONF not in unit.restart_files, "its values are compared one by one"
     classes = {item.name: item.step for item in parameters(context()).values() if item.query.id == "rabbitmq-node"}
     assert {name for name, step in classes.items() if step is StepClass.HOT} == {
-        "plugins", "vm_memory_high_watermark.relative", "disk_free_limit.absolute",
+        "plugins", "vm_memory_high_watermark.relative", "disk_free_limit.absolute", "net_ticktime",
     }  # fmt: skip
 
 
