@@ -186,7 +186,8 @@ LOCKED = """\
 perl -e '
 use Fcntl;
 open(my $held, ">", "/var/lib/dpkg/lock-frontend") or die;
-fcntl($held, F_SETLK, pack("s s x4 q q l x4", F_WRLCK, 0, 0, 0, 0)) or die;
+my $whole = pack("s s x4 q q l x4", F_WRLCK, 0, 0, 0, 0);
+fcntl($held, F_SETLK, $whole) or die;
 open(my $flag, ">", "/run/apt-locked");
 sleep {seconds};'
 """
@@ -197,7 +198,7 @@ def apt_locked(host: str, seconds: int) -> Iterator[None]:
     """As unattended-upgrades does it; the lock goes with its holder."""
     script = shlex.quote(LOCKED.format(seconds=seconds))
     on(host, f"rm -f /run/apt-locked; systemd-run --quiet --collect --unit=apt-lock sh -c {script}\n"
-       "until [ -e /run/apt-locked ]; do sleep 0.1; done")  # fmt: skip
+       "timeout 20 sh -c 'until [ -e /run/apt-locked ]; do sleep 0.1; done'")  # fmt: skip
     with undone(host, "systemctl stop apt-lock 2>/dev/null || true"):
         yield
 
