@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from deploy.model.fleet import Fleet
 from deploy.trust.authority import Authority, Signer
 from deploy.trust.identities import load_identities
 from deploy.trust.vault import Vault
+
+# Its threads print tracebacks of connections that fail; what failed is said by connect_one.
+logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 MARKER = "inventory"
 """Key of the hosts' data by which an inventory says in which folder it lies."""
