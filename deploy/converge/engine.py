@@ -21,7 +21,7 @@ from deploy.converge.together import together
 from deploy.errors import FleetError, Unsettled
 from deploy.model import fleet as model
 from deploy.model.observed import Snapshot
-from deploy.model.resources import Certificate, HostState, Phase
+from deploy.model.resources import Certificate, HostState, Only, Parameter, Phase, Unit
 from deploy.trust.authority import Authority, Signer
 from deploy.trust.masking import Masker
 from deploy.trust.vault import Vault
@@ -130,6 +130,42 @@ class Run:
         self.snapshots[name] = snapshot
         self._stale.discard(name)
         return snapshot
+
+    def glance(self, name: str, services: frozenset[str]) -> Snapshot:
+        """Only what the units and servers of these services say, for a gate; it is not remembered.
+
+        Raises:
+            FleetError: the host could not be asked.
+        """
+        nonce = random.token_hex(8)
+        asked = [
+            item
+            for item in self.state(name).resources
+            if item.role in services and isinstance(item, Unit | Parameter | Only)
+        ]
+        reply = remote.run(self.hosts[name], look.script(asked, nonce), seconds=60)
+        return look.parse(name, [*reply.stdout, *([] if reply.stdout else reply.stderr)], nonce, asked)
+
+    def do(self, name: str, key: str, script: str, seconds: int = remote.LIMIT_SECONDS, *, expected: str = "") -> str:
+        """Run shell that changes something on a host, alone there; the last line that it printed.
+
+        What was known of the host is forgotten.
+
+        Raises:
+            FleetError: it did not succeed.
+        """
+        self._stale.add(name)
+        reply = remote.run(self.hosts[name], shell.single(key, script), seconds=seconds)
+        failure = shell.failure(reply.stdout)
+        if failure is not None:
+            raise FleetError(
+                host=name,
+                subject=key,
+                found=self.masker(failure.words or "; ".join(reply.stderr[-3:]) or "no word of why"),
+                expected=expected or "it to succeed",
+            )
+        said = [line for line in reply.stdout if not line.startswith("@@")]
+        return said[-1] if said else ""
 
     def steps(self, name: str) -> list[Step]:
         """What differs on a host, by the last look at it."""

@@ -277,6 +277,27 @@ class Monitoring(Section):
     retention_size: Size = setting(4 * GIB, "Disk that samples may take", applies="restart", unit="bytes", ge=64 * MIB)
 
 
+class Roll(Section):
+    """How `fleet roll` watches what it does. Read from the first host of the inventory."""
+
+    canary_seconds: Span = setting(
+        30.0, "How long the first member of a service is watched before the next is touched", applies="write",
+        unit="seconds", ge=0, le=86400,
+    )  # fmt: skip
+    reads: int = setting(
+        3, "A gate holds when it was seen to hold so many times in a row", applies="write", ge=1, le=100
+    )
+    read_interval: Span = setting(1.0, "Between two looks of a gate", applies="write", unit="seconds", ge=0.1, le=60)
+    before_seconds: Span = setting(
+        30.0, "How long a service may take to be well before a member is touched; then the roll refuses",
+        applies="write", unit="seconds", ge=1, le=3600,
+    )  # fmt: skip
+    after_seconds: Span = setting(
+        180.0, "How long a member may take to be back and well after its restart; then it goes back", applies="write",
+        unit="seconds", ge=5, le=86400,
+    )  # fmt: skip
+
+
 class WaiverSetting(Section):
     """A parameter that this inventory's hosts cannot take, and why."""
 
@@ -308,6 +329,7 @@ class Settings(Section):
     worker: Worker = Worker()
     frontend: Frontend = Frontend()
     monitoring: Monitoring = Monitoring()
+    roll: Roll = Roll()
     machine: HostFacts = HostFacts()
     waivers: tuple[WaiverSetting, ...] = ()
     environment: Literal["production", "development"] = "production"

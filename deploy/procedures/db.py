@@ -126,27 +126,36 @@ def switchover(name: str, to: str | None, identity: Path | None = None, max_lag:
         open again, or opens by itself).
     """
     with members(name, identity, "fleet db switchover") as found:
-        old = _primary(found)
-        new = _target(found, old, to, max_lag)
-        others = [one.name for one in found.seen.values() if one.name not in {old.name, new}]
-        spec = found.run.fleet.host(new)
-        begun = time.monotonic()
-        position = found.ask(old.name, "close", str(REOPEN_SECONDS))
-        try:
-            found.ask(new, "reached", f"'{position}'", seconds=15)
-            if time.monotonic() - begun > PROMOTE_WITHIN:
-                raise FleetError(
-                    host=new, subject="mysql switchover", found=f"{time.monotonic() - begun:.0f} s gone",
-                    expected=f"at most {PROMOTE_WITHIN:.0f} s from the close to the promotion",
-                    hint="nothing was moved; see what is slow and try again",
-                )  # fmt: skip
-        except FleetError:
-            found.ask(old.name, "reopen")
-            raise
-        found.ask(new, "lead", seconds=10)
-        together([old.name, *others], lambda one: found.ask(one, "follow", spec.address, seconds=20))
-        found.ask(new, "open", seconds=20)
-        return Moved(old.name, new, position, time.monotonic() - begun)
+        return move(found, to, max_lag)
+
+
+def move(found: Members, to: str | None, max_lag: float = 5.0) -> Moved:
+    """A switchover among members that were looked at a moment ago, under a lock that is held already.
+
+    Raises:
+        FleetError: see `switchover`.
+    """
+    old = _primary(found)
+    new = _target(found, old, to, max_lag)
+    others = [one.name for one in found.seen.values() if one.name not in {old.name, new}]
+    spec = found.run.fleet.host(new)
+    begun = time.monotonic()
+    position = found.ask(old.name, "close", str(REOPEN_SECONDS))
+    try:
+        found.ask(new, "reached", f"'{position}'", seconds=15)
+        if time.monotonic() - begun > PROMOTE_WITHIN:
+            raise FleetError(
+                host=new, subject="mysql switchover", found=f"{time.monotonic() - begun:.0f} s gone",
+                expected=f"at most {PROMOTE_WITHIN:.0f} s from the close to the promotion",
+                hint="nothing was moved; see what is slow and try again",
+            )  # fmt: skip
+    except FleetError:
+        found.ask(old.name, "reopen")
+        raise
+    found.ask(new, "lead", seconds=10)
+    together([old.name, *others], lambda one: found.ask(one, "follow", spec.address, seconds=20))
+    found.ask(new, "open", seconds=20)
+    return Moved(old.name, new, position, time.monotonic() - begun)
 
 
 def _target(found: Members, old: Member, to: str | None, max_lag: float) -> str:
