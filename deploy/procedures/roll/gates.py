@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 from deploy.converge import desired, health, remote
 from deploy.converge.engine import Run
+from deploy.converge.step import unit_of
 from deploy.converge.together import together
 from deploy.errors import FleetError, FleetErrors
 from deploy.model.catalog import SERVICES
 from deploy.model.settings import Roll
 from deploy.model.ways import HealthSeen, View, Way
-from deploy.procedures.roll.order import unit_of
 
 DECLARED = "declared"
 """The gate that is the engine's own: nothing of the service differs on the member any more."""

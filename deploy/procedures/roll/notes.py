@@ -129,7 +129,9 @@ def unlock(run: Run, names: Iterable[str]) -> None:
 
 
 def note(run: Run, host: str, way: str, roll: str) -> None:
-    run.do(host, f"roll: note of {way}", f"mkdir -p {FOLDER}\nprintf '%s\\n' {shlex.quote(roll)} >{FOLDER}/{way}\nsync")
+    path = f"{FOLDER}/{way}"
+    script = f"mkdir -p {FOLDER}\nprintf '%s\\n' {shlex.quote(roll)} >{path}\nsync {path}"
+    run.do(host, f"roll: note of {way}", script, seconds=60)
 
 
 def forget(way: str) -> str:

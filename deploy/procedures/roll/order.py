@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from deploy.converge.step import Step
+from deploy.converge.step import Step, unit_of
 from deploy.model.catalog import CATALOG
-from deploy.model.resources import Parameter, Unit
 from deploy.model.ways import Way
 
 
@@ -80,13 +79,6 @@ def debts(plan: Mapping[str, Sequence[Step]], ways: Ways, noted: Iterable[tuple[
                 reasons = tuple(reason for unit in owed for reason in why.get(unit, ()))
                 found.append(Debt(host, way.name, owed, reasons or ("left half done",), begun))
     return found
-
-
-def unit_of(step: Step) -> str:
-    """The unit whose restart a step waits for."""
-    if isinstance(step.resource, Unit):
-        return step.resource.name
-    return step.resource.query.unit if isinstance(step.resource, Parameter) else ""
 
 
 def sequence(owed: Iterable[Debt], ways: Ways, leaders: Mapping[str, str], canary: str = "") -> list[Debt]:

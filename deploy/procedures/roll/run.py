@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-from deploy.converge.step import Step
 from deploy.errors import FleetError, FleetErrors
 from deploy.model.fleet import Live
 from deploy.model.settings import Roll
 from deploy.model.ways import Way
 from deploy.procedures.apply import apply
 from deploy.procedures.roll import journal as journals
-from deploy.procedures.roll import notes
+from deploy.procedures.roll import notes, refusals
 from deploy.procedures.roll.gates import Gates
 from deploy.procedures.roll.journal import Journal
 from deploy.procedures.roll.order import Action, Debt, Deed, Ways, debts, deeds, sequence, way_of, whole
@@ -55,8 +52,8 @@ def dry(session: Session, options: Options) -> list[Deed]:
     """
     run = session.run
     left = notes.read(run)
-    _nobody_elses(session.path, left)
-    _applied(run.plan())
+    refusals.nobody_elses(session.path, left)
+    refusals.applied(run.plan())
     ways = _chosen(ways_of(run), options)
     return whole(debts(run.plan(), ways), ways, leaders(run.live), options.canary)
 
@@ -72,8 +69,8 @@ def roll(session: Session, options: Options, say: Say = lambda _: None) -> Rolle
         FleetError, FleetErrors: it refuses to begin, or it cannot go on and could not go back: then the notes stay.
     """
     run = session.run
-    _nobody_elses(session.path, notes.read(run))
-    _applied(run.plan())
+    refusals.nobody_elses(session.path, notes.read(run))
+    refusals.applied(run.plan())
     _known(session, options)
     if not debts(run.plan(), _chosen(ways_of(run), options)):
         return Rolled("nothing")
@@ -94,7 +91,7 @@ def resume(session: Session, options: Options, say: Say = lambda _: None) -> Rol
         FleetError, FleetErrors: as `roll`; or there is nothing to go on with.
     """
     left = notes.read(session.run)
-    name = _left_over(session.path, left)
+    name = refusals.left_over(session.path, left)
     journal = Journal.resume(session.path, name, "fleet roll --resume")
     _mend(session, journal, say)
     rolling = _Roll(session, options, journal, say, noted=left.noted)
@@ -111,8 +108,8 @@ def abort(session: Session, options: Options, say: Say = lambda _: None) -> Roll
     left = notes.read(session.run)
     name = journals.unfinished(session.path) or left.locks or left.kept
     if not name:
-        raise _nothing(session.path, "--abort")
-    roll_name = _left_over(session.path, left, required=False)
+        raise refusals.nothing(session.path, "--abort")
+    roll_name = refusals.left_over(session.path, left, required=False)
     journal = Journal.resume(session.path, roll_name, "fleet roll --abort")
     _mend(session, journal, say)
     return _Roll(session, options, journal, say, noted=left.noted).back(left)
@@ -199,9 +196,9 @@ class _Roll:
                 self._take(deed, debt, way, back=True)
         except (FleetError, FleetErrors) as second:
             more = list(second.errors) if isinstance(second, FleetErrors) else [second]
-            raise FleetErrors([*errors, *more, _unfinished(debt)]) from None
+            raise FleetErrors([*errors, *more, refusals.on_its_way_back(debt)]) from None
         self._end("stopped")
-        return Rolled("stopped", tuple(self.taken), (_went_back(errors[0], debt, way, last), *errors[1:]))
+        return Rolled("stopped", tuple(self.taken), (refusals.went_back(errors[0], debt, way, last), *errors[1:]))
 
     def _back_deeds(self, debt: Debt, way: Way) -> list[Deed]:
         every = deeds(debt, way, leads=False, canary=False, back=True)
@@ -288,52 +285,6 @@ def _known(session: Session, options: Options) -> None:
             raise FleetError(subject=option, found=repr(value), expected=f"one of {', '.join(known)}")
 
 
-def _applied(plan: Mapping[str, list[Step]]) -> None:
-    """The files have to be there before what loads them is restarted."""
-    left = [step for steps in plan.values() for step in steps if not step.pending]
-    if left:
-        raise FleetError(
-            host=left[0].host, subject=left[0].key, found=f"{left[0].summary} ({len(left)} steps in all)",
-            expected="nothing that apply would still do", hint="fleet apply first; fleet plan shows what it would do",
-        )  # fmt: skip
-
-
-def _nobody_elses(path: Path, left: notes.Left) -> None:
-    if left.locks:
-        host = next(iter(left.locks))
-        raise notes.held(host, left.locks[host])
-    if found := journals.unfinished(path):
-        raise FleetError(
-            subject=f"roll of {path.name}",
-            found=f"one that was begun at {found.get('at')} and has not ended; its last step: {_last(found)}",
-            expected="no unfinished roll",
-            hint="--resume goes on with it, --abort brings back what was before",
-        )
-
-
-def _last(found: Mapping[str, Any]) -> str:
-    last = found.get("last")
-    return str(last["words"]) if last else "none"
-
-
-def _left_over(path: Path, left: notes.Left, *, required: bool = True) -> str:
-    """The name of the roll that did not end."""
-    if found := journals.unfinished(path):
-        return str(found["roll"])
-    if left.locks:
-        return next(iter(left.locks.values())).get("roll", "unnamed")
-    if required:
-        raise _nothing(path, "--resume")
-    return "kept"
-
-
-def _nothing(path: Path, option: str) -> FleetError:
-    return FleetError(
-        subject=f"roll {option}", found="no roll that has not ended, here or on the hosts", expected="one",
-        hint=f"fleet roll {path.name} begins one; fleet roll {path.name} --dry shows what it would do",
-    )  # fmt: skip
-
-
 def _mend(session: Session, journal: Journal, say: Say) -> None:
     """Start what a dead roll left stopped, make followers follow: what apply does anyway. The gates judge the rest."""
     if any(not step.pending for steps in session.run.plan().values() for step in steps):
@@ -344,23 +295,3 @@ def _mend(session: Session, journal: Journal, say: Say) -> None:
             journal.write("noticed", words=error.message())
         session.run.failures.clear()
         session.run.look_all()
-
-
-def _went_back(error: FleetError, debt: Debt, way: Way, last: Action) -> FleetError:
-    return FleetError(
-        host=debt.host,
-        subject=f"{way.name}, at the step {last.value!r}",
-        found=error.found,
-        expected=error.expected,
-        hint=f"{debt.host} has its earlier files again and is well; the others were not touched. Correct the change in "
-        "the inventory, run fleet apply, then roll again. " + error.hint,
-    )
-
-
-def _unfinished(debt: Debt) -> FleetError:
-    return FleetError(
-        host=debt.host, subject=f"{debt.way}, on its way back", found="a member that is not well",
-        expected="it to be well with its earlier files",
-        hint="no other member was or will be touched. Mend it by hand, then --resume or --abort; journalctl -u "
-        f"{debt.units[0]} on that host says more",
-    )  # fmt: skip
