@@ -23,6 +23,7 @@ rabbitmq = {"heartbeat": 61}
 mysql = mysql | {"max_lag": 29}
 grader = {"run_lease": 61}
 gitserver = broadcaster = runner = {"log_level": "warning"}
+waivers.append({"what": "unit:omegaup-worker@analytics.service", "why": "stopped while the ledger is counted"})
 """
 BAR = 5.0
 """Seconds: the longest that a write may wait in a roll."""

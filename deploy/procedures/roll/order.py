@@ -26,6 +26,7 @@ class Action(Enum):
     WATCH = "watch the canary"
     SETTLE = "settle"
     FINISH = "finish"
+    FORGET = "forget the earlier files"
     UNLOCK = "unlock the hosts"
 
 
@@ -132,4 +133,4 @@ def whole(
         last = number + 1 == len(order) or order[number + 1].way != debt.way
         if last and way.finish:
             found.append(Deed(Action.FINISH, debt.host, debt.way))
-    return [*found, Deed(Action.UNLOCK)] if order else []
+    return [*found, Deed(Action.FORGET), Deed(Action.UNLOCK)] if order else []

@@ -78,3 +78,14 @@ def on_its_way_back(debt: Debt) -> FleetError:
         hint="no other member was or will be touched. Mend it by hand, then --resume or --abort; journalctl -u "
         f"{debt.units[0]} on that host says more",
     )  # fmt: skip
+
+
+class Restless(FleetError):
+    """Nothing was changed on the member: it came to lead each time that it was about to be restarted."""
+
+
+def restless(debt: Debt, way: Way) -> Restless:
+    return Restless(
+        host=debt.host, subject=f"{way.name}, before its restart", found="it comes to lead again and again",
+        expected="a leader that stays", hint="nothing was changed on it; see why the lead moves: fleet status",
+    )  # fmt: skip

@@ -19,6 +19,9 @@ from deploy.procedures.roll.order import Action, Debt, Deed, Ways, debts, deeds,
 from deploy.procedures.roll.taking import Hands, Moved, ways_of
 from deploy.procedures.session import Session
 
+MOVES = 5
+"""A member that is about to be restarted and comes to lead so often in one roll: something else is wrong."""
+
 Say = Callable[[str], None]
 """Told each step before it is taken, and what is noticed on the way."""
 
@@ -135,6 +138,7 @@ class _Roll:
     def go(self) -> Rolled:
         proven: set[str] = set()
         expected = dict(leaders(self.run.live))
+        moves = 0
         while True:
             ways = _chosen(ways_of(self.run), self.options)
             order = sequence(
@@ -147,6 +151,9 @@ class _Roll:
             try:
                 self._member(debt, way, canary=debt.way not in proven)
             except Moved:
+                moves += 1
+                if moves > MOVES:
+                    return self._stop(refusals.restless(debt, way), debt, way)
                 self._noticed(f"{debt.host} has come to lead {way.cluster}: the order is worked out again")
                 with suppress(FleetError):
                     self.hands.on_all(way.undrain, f"{way.name}: undrain")
@@ -184,8 +191,9 @@ class _Roll:
         errors = list(error.errors) if isinstance(error, FleetErrors) else [error]
         last = self.taken[-1].action
         self.journal.write("failed", action=last.name, why=[one.message() for one in errors])
-        if last in {Action.BEFORE, Action.NOTE, Action.HAND_OVER, Action.DRAIN} and not debt.begun:
-            if last is Action.DRAIN:
+        changed = last not in {Action.BEFORE, Action.NOTE, Action.HAND_OVER, Action.DRAIN}
+        if (not changed or isinstance(error, refusals.Restless)) and not debt.begun:
+            if last in {Action.DRAIN, Action.RESTART}:
                 self.hands.on_all(way.undrain, f"{way.name}: undrain")
             self.run.do(debt.host, f"{way.name}: note", notes.forget(way.name))
             self._end("stopped")
@@ -267,6 +275,7 @@ class _Roll:
         self.say(f"({words})")
 
     def _end(self, how: str) -> None:
+        self._take(Deed(Action.FORGET))
         self._take(Deed(Action.UNLOCK))
         self.journal.end(how)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from deploy.converge import desired, shell
 from deploy.converge.engine import Run
+from deploy.converge.step import unit_of
 from deploy.converge.together import together
 from deploy.errors import FleetError
 from deploy.model.resources import Unit
@@ -47,6 +48,9 @@ class Hands:
         if deed.action is Action.UNLOCK:
             notes.unlock(self.run, self.run.hosts)
             return
+        if deed.action is Action.FORGET:
+            self._forget()
+            return
         assert way is not None
         assert debt is not None
         host, since = deed.host, self.started.get((deed.host, deed.way))
@@ -72,12 +76,22 @@ class Hands:
                 watch = self.gates.settings.canary_seconds
                 self.gates.hold(way, host, after=True, declared=not back, since=since, watch=watch)
             case Action.SETTLE:
-                lines = [shell.forget_kept(unit) for unit in deed.units]
+                # Until the roll ends there is a way back for all that it has touched; what has gone it needs no other.
+                lines = [shell.forget_kept(unit) for unit in deed.units] if back else []
                 self.run.do(host, f"{way.name}: settle", "\n".join([*lines, notes.forget(way.name)]))
             case Action.FINISH:
                 self.run.do(host, f"{way.name}: finish", way.finish)
             case _:
                 raise AssertionError(deed.action)
+
+    def _forget(self) -> None:
+        """What is owed no restart any more is proven: the next change has its way back to this."""
+        owed = {(name, unit_of(step)) for name, steps in self.run.plan().items() for step in steps if step.pending}
+        done: dict[str, list[str]] = {}
+        for one in notes.read(self.run).kept:
+            if (one.host, one.unit) not in owed:
+                done.setdefault(one.host, []).append(shell.forget_kept(one.unit))
+        together(done, lambda name: self.run.do(name, "roll: earlier files", "\n".join(done[name])))
 
     def on_all(self, acts: Iterable[Act], key: str) -> None:
         """Acts on different hosts, all at once."""

@@ -49,7 +49,7 @@ def redis(name: str, primary: str = "data1", **more: str) -> Snapshot:
         }  # fmt: skip
     values |= {key.replace("__", "-"): value for key, value in more.items()}
     others = " ".join(address(other) for other in DATA if other != name)
-    views = {}
+    views: dict[str, str] = {}
     for instance in ("cache", "sessions"):
         views |= {
             f"{instance} ip": address(primary), f"{instance} ckquorum": "OK", f"{instance} sentinels": others,

@@ -63,7 +63,7 @@ def test_what_a_gate_of_redis_stops(name: str, host: str, change: dict[str, str]
 
 
 def test_a_member_that_is_down_stops_the_roll_unless_it_is_the_one_in_hand() -> None:
-    down = replace(WELL["data3"], units=WELL["data3"].units | {"redis-cache.service": stopped()})
+    down = replace(WELL["data3"], units=dict(WELL["data3"].units) | {"redis-cache.service": stopped()})
     seen = WELL | {"data3": down}
     running = gate(CACHE, "running")
     assert list(running.why_not(view("data2", seen))) == ["data3: redis-cache.service is failed"]
@@ -75,7 +75,7 @@ def test_a_sentinel_that_cannot_decide_stops_the_roll() -> None:
     lost = Answer(
         dict(WELL["data3"].answers["sentinel"].values) | {"cache ckquorum": "NOQUORUM", "cache sentinels": ""}
     )
-    seen = WELL | {"data3": replace(WELL["data3"], answers=WELL["data3"].answers | {"sentinel": lost})}
+    seen = WELL | {"data3": replace(WELL["data3"], answers=dict(WELL["data3"].answers) | {"sentinel": lost})}
     said = "; ".join(gate(way("data2", "redis-sentinel"), "quorum").why_not(view("data2", seen)))
     assert "CKQUORUM cache: NOQUORUM" in said
     assert "knows 0 other sentinels of cache, not 2" in said
