@@ -149,7 +149,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
 
 
 def ways(ctx: Context) -> Iterator[Way]:
-    yield mysql_rolling.way(ctx, (UNIT, mysql_agent.UNIT))
+    yield mysql_rolling.way(ctx, UNIT, mysql_agent.UNIT, ROLE_TOOL)
 
 
 def _files(ctx: Context) -> Iterator[Resource]:

@@ -16,8 +16,12 @@ MAX_LAG = 1.0
 """Seconds that a replica may be behind while a member is out."""
 
 
-def way(ctx: Context, units: tuple[str, ...]) -> Way:
+def way(ctx: Context, server: str, agent: str, tool: str) -> Way:
+    """tool: the parts of a switchover on one member."""
     here, alone = ctx.host.name, len(ctx.fleet.members("mysql")) == 1
+    units = (server, agent)
+    # It comes back read-only; without others there is nobody whose word has to be asked.
+    lone = f"systemctl daemon-reload\nsystemctl restart {server} 9>&- || true\nstarted {server}\n{tool} open"
     return Way(
         name="mysql", service="mysql", units=units, cluster=CLUSTER,
         gates=(
@@ -29,6 +33,7 @@ def way(ctx: Context, units: tuple[str, ...]) -> Way:
         drain=() if alone else (drain(ctx, ("mysql-reads",), here),),
         undrain=() if alone else undrain(ctx, ("mysql-reads",), here),
         handed_over_by="" if alone else SWITCHOVER,
+        restart={server: lone} if alone else {},
     )  # fmt: skip
 
 

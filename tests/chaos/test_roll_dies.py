@@ -52,7 +52,7 @@ def test_resume(changed: Path, service: str, number: int) -> None:
     code, report = roll(changed)
     assert code == 1, "an unfinished roll is not walked over"
     assert "has not ended" in report["errors"][0]["message"]
-    code, report = roll(changed, "--resume", "--service", service)
+    code, report = roll(changed, "--resume")
     assert code == 0, report
     assert lines(changed)[-1]["event"] == "end"
     pending = [step for step in steps(changed) if step["role"] == service]

@@ -35,13 +35,13 @@ class Journal:
     _handle: int = field(default=-1, repr=False)
 
     @classmethod
-    def begin(cls, inventory: Path, doing: str) -> Journal:
-        """A new roll; the lines of the one before, which has ended, are replaced."""
+    def begin(cls, inventory: Path, doing: str, **options: str) -> Journal:
+        """A new roll with these options; the lines of the one before, which has ended, are replaced."""
         who = f"{getpass.getuser()}@{socket.gethostname()}"
         path = path_of(inventory)
         path.write_text("")
         made = cls(path, f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{random.token_hex(3)}", who)
-        made.write("begin", doing=doing, pid=os.getpid())
+        made.write("begin", doing=doing, who=who, pid=os.getpid(), options=options)
         return made
 
     @classmethod
@@ -50,7 +50,7 @@ class Journal:
         who = f"{getpass.getuser()}@{socket.gethostname()}"
         lines = list(read(inventory))
         made = cls(path_of(inventory), roll, who, len(lines))
-        made.write("resume", doing=doing, pid=os.getpid())
+        made.write("resume", doing=doing, who=who, pid=os.getpid())
         return made
 
     def write(self, event: str, **what: Any) -> None:

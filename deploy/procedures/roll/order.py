@@ -64,6 +64,15 @@ def way_of(ways: Ways, host: str, name: str) -> Way:
     return next(way for way in ways[host] if way.name == name)
 
 
+def chosen(ways: Ways, service: str, noted: frozenset[tuple[str, str]] = frozenset()) -> dict[str, tuple[Way, ...]]:
+    """The ways of this service (empty: of all), and those that a dead roll has left half done."""
+
+    def wanted(host: str, way: Way) -> bool:
+        return service in {"", way.service} or (host, way.name) in noted
+
+    return {host: tuple(way for way in own if wanted(host, way)) for host, own in ways.items()}
+
+
 def debts(plan: Mapping[str, Sequence[Step]], ways: Ways, noted: Iterable[tuple[str, str]] = ()) -> list[Debt]:
     """Who is owed what, from the hosts' own word. noted: (host, way) that a dead roll has left half done."""
     half_done = set(noted)

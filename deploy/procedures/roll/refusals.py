@@ -8,10 +8,19 @@ from typing import Any
 
 from deploy.converge.step import Step
 from deploy.errors import FleetError
+from deploy.model.fleet import Fleet
 from deploy.model.ways import Way
 from deploy.procedures.roll import journal as journals
 from deploy.procedures.roll import notes
 from deploy.procedures.roll.order import Action, Debt
+
+
+def known(fleet: Fleet, service: str, canary: str) -> None:
+    services = [one.name for one in fleet.services()]
+    hosts = [host.name for host in fleet.hosts]
+    for option, value, names in (("--service", service, services), ("--canary", canary, hosts)):
+        if value and value not in names:
+            raise FleetError(subject=option, found=repr(value), expected=f"one of {', '.join(names)}")
 
 
 def applied(plan: Mapping[str, list[Step]]) -> None:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from deploy.converge.step import unit_of
 from deploy.errors import FleetError, FleetErrors
 from deploy.model.fleet import Live
 from deploy.model.settings import Roll
 from deploy.model.ways import Way
-from deploy.procedures.apply import apply
 from deploy.procedures.roll import journal as journals
 from deploy.procedures.roll import notes, refusals
 from deploy.procedures.roll.gates import Gates
 from deploy.procedures.roll.journal import Journal
-from deploy.procedures.roll.order import Action, Debt, Deed, Ways, debts, deeds, sequence, way_of, whole
+from deploy.procedures.roll.order import Action, Debt, Deed, chosen, debts, deeds, sequence, way_of, whole
 from deploy.procedures.roll.taking import Hands, Moved, ways_of
 from deploy.procedures.session import Session
 
+UNTOUCHED = frozenset({Action.BEFORE, Action.NOTE, Action.HAND_OVER, Action.DRAIN})
+"""Steps that change nothing on a member that would have to go back."""
 MOVES = 5
 """A member that is about to be restarted and comes to lead so often in one roll: something else is wrong."""
 
@@ -57,7 +59,7 @@ def dry(session: Session, options: Options) -> list[Deed]:
     left = notes.read(run)
     refusals.nobody_elses(session.path, left)
     refusals.applied(run.plan())
-    ways = _chosen(ways_of(run), options)
+    ways = chosen(ways_of(run), options.service)
     return whole(debts(run.plan(), ways), ways, leaders(run.live), options.canary)
 
 
@@ -74,10 +76,10 @@ def roll(session: Session, options: Options, say: Say = lambda _: None) -> Rolle
     run = session.run
     refusals.nobody_elses(session.path, notes.read(run))
     refusals.applied(run.plan())
-    _known(session, options)
-    if not debts(run.plan(), _chosen(ways_of(run), options)):
+    refusals.known(run.fleet, options.service, options.canary)
+    if not debts(run.plan(), chosen(ways_of(run), options.service)):
         return Rolled("nothing")
-    journal = Journal.begin(session.path, "fleet roll")
+    journal = Journal.begin(session.path, "fleet roll", service=options.service, canary=options.canary)
     rolling = _Roll(session, options, journal, say)
     try:
         rolling.lock(take_over=False)
@@ -95,6 +97,10 @@ def resume(session: Session, options: Options, say: Say = lambda _: None) -> Rol
     """
     left = notes.read(session.run)
     name = refusals.left_over(session.path, left)
+    given = (journals.unfinished(session.path) or {}).get("options", {})
+    options = replace(
+        options, service=options.service or given.get("service", ""), canary=options.canary or given.get("canary", "")
+    )
     journal = Journal.resume(session.path, name, "fleet roll --resume")
     _mend(session, journal, say)
     rolling = _Roll(session, options, journal, say, noted=left.noted)
@@ -140,7 +146,7 @@ class _Roll:
         expected = dict(leaders(self.run.live))
         moves = 0
         while True:
-            ways = _chosen(ways_of(self.run), self.options)
+            ways = chosen(ways_of(self.run), self.options.service, self.noted)
             order = sequence(
                 debts(self.run.plan(), ways, self.noted), ways, leaders(self.run.live), self.options.canary
             )
@@ -191,17 +197,23 @@ class _Roll:
         errors = list(error.errors) if isinstance(error, FleetErrors) else [error]
         last = self.taken[-1].action
         self.journal.write("failed", action=last.name, why=[one.message() for one in errors])
-        changed = last not in {Action.BEFORE, Action.NOTE, Action.HAND_OVER, Action.DRAIN}
-        if (not changed or isinstance(error, refusals.Restless)) and not debt.begun:
+        if last in UNTOUCHED or isinstance(error, refusals.Restless):
             if last in {Action.DRAIN, Action.RESTART}:
                 self.hands.on_all(way.undrain, f"{way.name}: undrain")
+            if debt.begun:
+                # It is still as the dead roll left it, and somebody else is not well: nothing is done to it now.
+                raise FleetErrors([*errors, refusals.on_its_way_back(debt)]) from None
             self.run.do(debt.host, f"{way.name}: note", notes.forget(way.name))
             self._end("stopped")
             return Rolled("stopped", tuple(self.taken), tuple(errors))
         self._noticed(f"{debt.host}: {way.name} does not hold: its earlier files come back")
         try:
             for deed in self._back_deeds(debt, way):
-                self._take(deed, debt, way, back=True)
+                try:
+                    self._take(deed, debt, way, back=True)
+                except Moved:
+                    self._take(Deed(Action.HAND_OVER, debt.host, debt.way), debt, way)
+                    self._take(deed, debt, way, back=True)
         except (FleetError, FleetErrors) as second:
             more = list(second.errors) if isinstance(second, FleetErrors) else [second]
             raise FleetErrors([*errors, *more, refusals.on_its_way_back(debt)]) from None
@@ -280,27 +292,19 @@ class _Roll:
         self.journal.end(how)
 
 
-def _chosen(ways: Ways, options: Options) -> dict[str, tuple[Way, ...]]:
-    if not options.service:
-        return dict(ways)
-    return {host: tuple(way for way in own if options.service == way.service) for host, own in ways.items()}
-
-
-def _known(session: Session, options: Options) -> None:
-    services = [service.name for service in session.run.fleet.services()]
-    hosts = [host.name for host in session.run.fleet.hosts]
-    for option, value, known in (("--service", options.service, services), ("--canary", options.canary, hosts)):
-        if value and value not in known:
-            raise FleetError(subject=option, found=repr(value), expected=f"one of {', '.join(known)}")
-
-
 def _mend(session: Session, journal: Journal, say: Say) -> None:
-    """Start what a dead roll left stopped, make followers follow: what apply does anyway. The gates judge the rest."""
-    if any(not step.pending for steps in session.run.plan().values() for step in steps):
-        journal.write("mend")
-        say("(apply: what was left stopped or half done)")
-        outcome = apply(session)
-        for error in outcome.errors:
-            journal.write("noticed", words=error.message())
-        session.run.failures.clear()
-        session.run.look_all()
+    """Start what a dead roll left stopped, make followers follow, as apply does. No file: an abort brings those back.
+
+    What cannot be mended so is left to the gates, which judge it.
+    """
+    run = session.run
+    for name, steps in run.plan().items():
+        if todo := [step for step in steps if not step.pending and unit_of(step)]:
+            journal.write("mend", host=name, keys=[step.key for step in todo])
+            say(f"({name}: what was left stopped or half done is mended first)")
+            try:
+                run.act(name, todo)
+            except FleetError as error:
+                journal.write("noticed", words=error.message())
+    run.failures.clear()
+    run.look_all()

@@ -67,7 +67,7 @@ class Hands:
             case Action.BACK:
                 self._bring_back(way, host, deed.units)
             case Action.RESTART:
-                self._restart(way, host, deed.units, debt.begun)
+                self._restart(way, host, deed.units, debt.begun or back)
             case Action.AFTER:
                 self.gates.hold(way, host, after=True, declared=not back, since=since)
             case Action.UNDRAIN:
@@ -132,8 +132,8 @@ class Hands:
         script = "\n".join([*(shell.bring_back(unit) for unit in units), way.after_back])
         self.run.do(host, f"{way.name}: earlier files", script)
 
-    def _restart(self, way: Way, host: str, units: tuple[str, ...], begun: bool) -> None:
-        if way.cluster and way.moves and LEADS not in self.gates.skip and self._leads(way, host, begun):
+    def _restart(self, way: Way, host: str, units: tuple[str, ...], out: bool) -> None:
+        if way.cluster and way.moves and LEADS not in self.gates.skip and self._leads(way, host, out):
             raise Moved
         scripts = [way.restart.get(unit) or shell.restart(Unit(name=unit)) for unit in units]
         said = self.run.do(
@@ -142,11 +142,14 @@ class Hands:
         )  # fmt: skip
         self.started[host, way.name] = float(said)
 
-    def _leads(self, way: Way, host: str, begun: bool) -> bool:
-        """Whether it leads, asked once more: a failover in between may have made it the leader."""
+    def _leads(self, way: Way, host: str, out: bool) -> bool:
+        """Whether it leads, asked once more: a failover in between may have made it the leader.
+
+        out: the member is not well itself, so nothing can be waited for.
+        """
         leader = self.gates.leader(way, host)
-        if leader is None:
-            self.gates.hold(way, host, out=begun)
+        if leader is None and not out:
+            self.gates.hold(way, host)
             leader = self.gates.leader(way, host)
         return leader == host
 
