@@ -264,6 +264,10 @@ class Frontend(Section):
     request_timeout: Span = setting(
         60.0, "A PHP request is ended after this", applies="reload", unit="seconds", ge=5, le=3600
     )
+    patience: Span = setting(
+        6.0, "A request is tried again for so long while a part that it needs is away (a failover, a restart)",
+        applies="reload", unit="seconds", ge=0, le=30,
+    )  # fmt: skip
     rate_limit: int = setting(60, "Submissions per minute and address", applies="reload", ge=1, le=100000)
 
 

@@ -128,6 +128,7 @@ def _configuration(ctx: Context, target: str) -> Iterator[Resource]:
         "OMEGAUP_GRADER_URL": url("grader"),
         "OMEGAUP_SSL_DIR": SSL_DIR,
         "OMEGAUP_RATE_LIMIT": settings.frontend.rate_limit,
+        "OMEGAUP_PATIENCE_SECONDS": int(settings.frontend.patience),
         # A login without a password, to show how sessions are kept. Never in production.
         "OMEGAUP_REFERENCE_LOGIN": settings.environment == "development",
     }

@@ -14,10 +14,12 @@ from tests.chaos.load import TABLE
 from tests.chaos.rolling import lines, roll, started
 from tests.chaos.support import REPEATS, altered, drift, fleet, on
 from tests.chaos.test_redis_failover import missing
+from tests.chaos.visitors import visiting
 from tests.chaos.watching import watching
 
 CHANGES = """
 base = {"service_nofile": 16384}
+frontend = frontend | {"rate_limit": 100000}
 redis = redis | {"databases": 17}
 rabbitmq = {"heartbeat": 61}
 mysql = mysql | {"max_lag": 29}
@@ -51,7 +53,7 @@ def test_all_services_are_rolled_and_nothing_is_lost(tmp_path: Path, turn: int) 
     assert fleet("apply", inventory=copy).returncode == 0
     assert started() == before, "apply restarts nobody"
     _, planned = roll(copy, "--dry")
-    with load("web1", f"roll-{turn}") as running, watching(the_fleet()) as watch:
+    with load("web1", f"roll-{turn}") as running, visiting("web1") as visits, watching(the_fleet()) as watch:
         begun = time.time()
         code, report = roll(copy)
         assert code == 0, report
@@ -75,6 +77,11 @@ def test_all_services_are_rolled_and_nothing_is_lost(tmp_path: Path, turn: int) 
         results.note(f"roll of everything: {service}", members_out_at_a_time=watch.most(service))
         assert watch.most(service) <= 1, watch.out
     results.note("roll of everything", seconds=until - 4 - begun, seconds_between_looks=watch.longest_pause)
+    for kind, one in visits.items():
+        results.note(f"roll of everything: visits, {kind}", failed=len(one.failed), slowest_seconds=one.slowest)
+    failed = {kind: one.failed[:3] for kind, one in visits.items() if one.failed}
+    assert failed == {}
+    assert all(one.good > 10 for one in visits.values())
     assert lost == {"sessions": set(), "messages": set(), "rows": set()}
     assert len(rows) == len(set(rows))
     for kind, ledger in ledgers.items():
