@@ -78,8 +78,9 @@ def _main() -> None:
 def visiting(host: str) -> Iterator[dict[str, Visits]]:
     """Visitors of a web host as long as the block lasts; what they found is there after it."""
     pid = inside.pid(SPEC, host)
+    address = str(SPEC.address(host))
     process = subprocess.Popen(
-        ["nsenter", "--target", str(pid), "--net", sys.executable, "-m", "tests.chaos.visitors", str(SPEC.address(host))],
+        ["nsenter", "--target", str(pid), "--net", sys.executable, "-m", "tests.chaos.visitors", address],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     found: dict[str, Visits] = {}
