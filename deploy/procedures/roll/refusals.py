@@ -14,6 +14,9 @@ from deploy.procedures.roll import journal as journals
 from deploy.procedures.roll import notes
 from deploy.procedures.roll.order import Action, Debt
 
+ABORT = "fleet roll --abort"
+"""As the journal calls it."""
+
 
 def known(fleet: Fleet, service: str, canary: str) -> None:
     services = [one.name for one in fleet.services()]
@@ -87,6 +90,18 @@ def on_its_way_back(debt: Debt) -> FleetError:
         hint="no other member was or will be touched. Mend it by hand, then --resume or --abort; journalctl -u "
         f"{debt.units[0]} on that host says more",
     )  # fmt: skip
+
+
+def not_complete(path: Path) -> None:
+    """A roll that had come to its end before its controller died has proven all of it, and nothing is kept any more."""
+    last = (journals.unfinished(path) or {}).get("last")
+    going_back = any(line.get("doing") == ABORT for line in journals.read(path))
+    if last and not going_back and last.get("action") in {Action.FORGET.name, Action.UNLOCK.name}:
+        raise FleetError(
+            subject="roll --abort", found="a roll that was complete: every member is restarted and proven",
+            expected="one with members to bring back",
+            hint="--resume ends it; to go back, put the earlier values into the inventory, apply and roll",
+        )  # fmt: skip
 
 
 class Restless(FleetError):

@@ -118,8 +118,9 @@ def abort(session: Session, options: Options, say: Say = lambda _: None) -> Roll
     name = journals.unfinished(session.path) or left.locks or left.kept
     if not name:
         raise refusals.nothing(session.path, "--abort")
+    refusals.not_complete(session.path)
     roll_name = refusals.left_over(session.path, left, required=False)
-    journal = Journal.resume(session.path, roll_name, "fleet roll --abort")
+    journal = Journal.resume(session.path, roll_name, refusals.ABORT)
     _mend(session, journal, say)
     return _Roll(session, options, journal, say, noted=left.noted).back(left)
 
