@@ -138,7 +138,7 @@ class _Roll:
         self.run = self.session.run
         self.settings: Roll = self.run.fleet.hosts[0].settings.roll
         self.gates = Gates(self.run, self.settings, self.options.skip)
-        self.hands = Hands(self.run, self.gates, self.journal.roll, self.journal.who)
+        self.hands = Hands(self.run, self.gates, self.journal.roll)
 
     # -- forward -------------------------------------------------------------------------------------------
 
@@ -179,6 +179,7 @@ class _Roll:
 
     def _member(self, debt: Debt, way: Way, *, canary: bool) -> None:
         leads = bool(way.cluster) and leaders(self.run.live).get(way.cluster) == debt.host
+        self.journal.write("owed", host=debt.host, way=debt.way, why=debt.why, leads=leads)
         for deed in deeds(debt, way, leads=leads, canary=canary):
             self._take(deed, debt, way)
 

@@ -35,7 +35,6 @@ class Hands:
     run: Run
     gates: Gates
     roll: str
-    who: str
     started: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def take(self, deed: Deed, debt: Debt | None, way: Way | None, *, back: bool = False) -> None:
