@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.procedures.roll import journal
@@ -40,6 +40,7 @@ def test_each_line_is_synced_before_the_step(tmp_path: Path, monkeypatch: pytest
     assert [json.loads(line)["event"] for line in synced] == ["begin", "take"]
 
 
+@settings(deadline=None)
 @given(st.integers(min_value=0, max_value=400))
 def test_a_line_that_was_cut_off_counts_as_not_written(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     folder = tmp_path_factory.mktemp("journal")

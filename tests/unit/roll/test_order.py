@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.converge.step import Step
@@ -86,6 +86,7 @@ subsets = st.lists(st.sampled_from(EVERY), unique=True)
 leading = st.fixed_dictionaries({}, optional={"redis-cache": st.sampled_from(HOSTS), "mysql": st.sampled_from(HOSTS)})
 
 
+@settings(deadline=None)
 @given(subsets, leading, st.sampled_from(["", *HOSTS]))
 def test_every_debt_is_paid_once_in_the_order_of_dependence(
     owed: list[Debt], leaders: dict[str, str], canary: str
@@ -100,6 +101,7 @@ def test_every_debt_is_paid_once_in_the_order_of_dependence(
         assert leader not in hosts[:-1]
 
 
+@settings(deadline=None)
 @given(subsets, leading, st.booleans())
 def test_no_member_is_touched_before_its_gate_nor_while_another_is_out(
     owed: list[Debt], leaders: dict[str, str], back: bool
@@ -128,6 +130,7 @@ def test_no_member_is_touched_before_its_gate_nor_while_another_is_out(
     assert {(one.host, one.way) for one in steps if one.action is Action.HAND_OVER} == led & set(restarts)
 
 
+@settings(deadline=None)
 @given(subsets, leading)
 def test_the_first_member_of_each_service_is_the_canary_and_the_last_finishes(
     owed: list[Debt], leaders: dict[str, str]
