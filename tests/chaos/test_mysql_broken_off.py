@@ -67,6 +67,7 @@ def test_switchover_killed_and_run_again(step: str) -> None:
     same_everywhere()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("step", steps("follow", "fence", "drained", "lead", "open"))
 def test_failover_killed_and_run_again(step: str) -> None:
     old = database()

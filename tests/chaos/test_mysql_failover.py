@@ -151,6 +151,7 @@ def test_without_the_fence_two_take_writes(monkeypatch: pytest.MonkeyPatch) -> N
     on(old, "mariadb -e 'SET GLOBAL read_only = 1'")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("turn", range(REPEATS))
 def test_primary_hangs(turn: int) -> None:
     """It does not answer and does not end: everybody else can still be asked, and one command replaces it."""
@@ -181,6 +182,7 @@ def test_primary_hangs(turn: int) -> None:
     same_everywhere()
 
 
+@pytest.mark.thorough
 def test_a_replica_that_is_down_may_have_the_only_acknowledgement() -> None:
     """Its server does not run, its host answers: the failover refuses, unless what it has is given up."""
     old = database()

@@ -52,6 +52,7 @@ def test_diverged_gtids_are_refused_before_anything_is_changed() -> None:
     assert on(victim, "cat /var/lib/mysql/fleet-origin").split() == ["seeded", SPEC.address(other)]
 
 
+@pytest.mark.thorough
 def test_who_left_the_inventory_has_no_part_in_a_commit(tmp_path: Path) -> None:
     """Its server goes on and still reads when its account goes: its acknowledgement must not count any more."""
     leads = database()

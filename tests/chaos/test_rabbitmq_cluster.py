@@ -206,6 +206,7 @@ def test_without_copies_a_queue_is_gone_with_its_member() -> None:
     assert f"{QUEUE}\trunning" in state
 
 
+@pytest.mark.thorough
 def test_without_pausing_both_sides_go_on() -> None:
     """The twin of pause_minority: nobody pauses, and afterwards there are two clusters, which apply refuses."""
     alone, others = MEMBERS[0], MEMBERS[1:]
