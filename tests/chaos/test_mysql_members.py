@@ -6,6 +6,8 @@ import json
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.chaos.failover import database, sql
 from tests.chaos.load import TABLE
 from tests.chaos.mysql import MEMBERS, listing_first, same_everywhere, table
