@@ -69,8 +69,8 @@ def db_command(*words: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def listing_first(folder_: Path, *members: str) -> Path:
-    """A copy of the inventory with these database members, in this order."""
+def having(folder_: Path, *members: str) -> Path:
+    """A copy of the inventory with these database members."""
     copy = altered(folder_, "")
     text = (copy / "inventory.py").read_text()
     changed = re.sub(r"(?m)^mysql = .*$", f"mysql = {list(members)!r}", text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import shutil
@@ -52,17 +51,16 @@ def altered(folder_: Path, text: str) -> Path:
     return copy
 
 
-def reordered(folder_: Path, service: str) -> Path:
-    """A copy of the inventory below this folder that lists the hosts of a service the other way round."""
+def reordered(folder_: Path, service: str, *names: str) -> Path:
+    """A copy of the inventory below this folder that lists the hosts of a service in this order, before all others."""
     copy = folder_ / folder(INVENTORY).name
     shutil.copytree(folder(INVENTORY), copy)
     text = (copy / "inventory.py").read_text()
     line = next(line for line in text.splitlines() if line.startswith(f"{service} = ["))
-    names = ast.literal_eval(line.partition(" = ")[2])
-    hosts = ", ".join(f"({name!r}, {{'ssh_hostname': ADDRESSES.pop({name!r})}})" for name in reversed(names))
+    hosts = ", ".join(f"({name!r}, {{'ssh_hostname': ADDRESSES.pop({name!r})}})" for name in names)
     # The order of all hosts is what decides who leads on the very first boot.
-    first = text.replace("    [(name,", f"    [{hosts}] + [(name,", 1).replace(line, f"{service} = {names[::-1]!r}")
-    assert first.count(names[-1]) > text.count(names[-1])
+    first = text.replace("    [(name,", f"    [{hosts}] + [(name,", 1).replace(line, f"{service} = {list(names)!r}")
+    assert first.count(names[0]) > text.count(names[0])
     (copy / "inventory.py").write_text(first)
     return copy
 

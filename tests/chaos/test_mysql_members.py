@@ -10,8 +10,8 @@ import pytest
 
 from tests.chaos.failover import database, sql
 from tests.chaos.load import TABLE
-from tests.chaos.mysql import MEMBERS, listing_first, same_everywhere, table
-from tests.chaos.support import SPEC, apply, drift, fleet, footprint, on
+from tests.chaos.mysql import MEMBERS, having, same_everywhere, table
+from tests.chaos.support import SPEC, apply, drift, fleet, footprint, on, reordered
 
 __all__ = ["table"]
 
@@ -20,7 +20,7 @@ def test_whom_the_inventory_lists_first_does_not_matter(tmp_path: Path) -> None:
     """Acceptance: after a move, whatever order the hosts are in, there is nothing to do and nobody is moved back."""
     leads = database()
     for n, first in enumerate(name for name in MEMBERS if name != leads):
-        copy = listing_first(tmp_path / str(n), first, *(name for name in MEMBERS if name != first))
+        copy = reordered(tmp_path / str(n), "mysql", first, *(name for name in MEMBERS if name != first))
         done = fleet("apply", "--json", inventory=copy)
         assert done.returncode == 0, done.stdout + done.stderr
         assert [step for step in json.loads(done.stdout)["done"] if step["key"].startswith("mysql:")] == []
@@ -59,7 +59,7 @@ def test_who_left_the_inventory_has_no_part_in_a_commit(tmp_path: Path) -> None:
     """Its server goes on and still reads when its account goes: its acknowledgement must not count any more."""
     leads = database()
     left = next(name for name in MEMBERS if name != leads)
-    copy = listing_first(tmp_path, *(name for name in MEMBERS if name != left))
+    copy = having(tmp_path, *(name for name in MEMBERS if name != left))
     reading = "SELECT HOST FROM information_schema.PROCESSLIST WHERE COMMAND LIKE 'Binlog Dump%'"
     assert any(row.startswith(SPEC.address(left)) for row in sql(leads, reading))
     done = fleet("apply", inventory=copy)

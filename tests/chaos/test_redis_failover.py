@@ -168,7 +168,7 @@ def test_a_role_is_never_moved_back_whatever_the_inventory_lists_first(tmp_path:
         while primary(PORTS["cache"]) == listed_first:
             planned_failover("cache")
         leads = primary(PORTS["cache"])
-        inventory = reordered(tmp_path / "other", "redis") if number == 0 else INVENTORY
+        inventory = reordered(tmp_path / "other", "redis", *reversed(MEMBERS)) if number == 0 else INVENTORY
         done = fleet("apply", "--json", inventory=inventory)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
         moved = [step for step in json.loads(done.stdout)["done"] if step["role"] in {"redis", "sentinel"}]
