@@ -154,9 +154,8 @@ STAGES = {
 }
 
 
-@pytest.mark.parametrize(
-    "stage", [pytest.param(name, marks=[pytest.mark.thorough] if number else []) for number, name in enumerate(STAGES)]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("stage", STAGES)
 def test_to(growing: Growing, stage: str) -> None:
     names = STAGES[stage]
     growing.members(*names)

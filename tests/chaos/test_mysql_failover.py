@@ -123,10 +123,12 @@ def cut_then_killed(prefix: str) -> set[str]:
     return ledger.ids() - set(sql(database(), f"SELECT id FROM {TABLE}"))
 
 
+@pytest.mark.thorough
 def test_what_no_replica_has_is_not_acknowledged() -> None:
     assert cut_then_killed("semi-sync") == set()
 
 
+@pytest.mark.thorough
 def test_without_semi_sync_acknowledged_rows_are_lost(tmp_path: Path) -> None:
     """The twin: the same fault, replication asynchronous."""
     copy = altered(tmp_path, "mysql = mysql | {'semi_sync': False}")

@@ -99,6 +99,7 @@ def test_primary_gone(fault: str, turn: int) -> None:
     assert {port: primary(port) for port in PORTS.values()} == before
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("turn", range(REPEATS))
 def test_primary_killed_and_started_again_by_systemd(turn: int) -> None:
     """Back within a second, with all that it had acknowledged."""
