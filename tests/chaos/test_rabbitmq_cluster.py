@@ -68,9 +68,12 @@ def test_each_member_killed_in_turn(turn: int) -> None:
     judge("each member killed in turn", publisher.end()["messages"], begun, until)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("turn", range(REPEATS))
 def test_two_killed_one_after_the_other(turn: int) -> None:
-    """The second while the first is still away: nothing is confirmed without a majority, and all is once it is back."""
+    """The second while the first is still away: nothing is confirmed without a majority. Both come back, since Mnesia may
+    wait for the one that was killed first (docs/availability.md).
+    """
     first, second, left = (MEMBERS[(turn + n) % len(MEMBERS)] for n in range(3))
     with load("web1", f"two-{turn}", "messages") as publisher:
         with faults.killed_for_good(first, UNIT):
@@ -80,10 +83,10 @@ def test_two_killed_one_after_the_other(turn: int) -> None:
                 alone = time.time()
                 time.sleep(4)
                 ended = time.time()
-            eventually("a majority is back", lambda: sum(running(name) for name in MEMBERS) >= 2, 120)
-            begun = time.time()
-            time.sleep(BAR)
-        eventually("all are back", lambda: all(running(name) for name in MEMBERS), 120)
+        eventually("a majority is back", lambda: sum(running(name) for name in MEMBERS) >= 2, 180)
+        begun = time.time()
+        eventually("all are back", lambda: all(running(name) for name in MEMBERS), 180)
+        time.sleep(BAR)
         until = time.time()
     ledger = publisher.end()["messages"]
     assert [at for _, at in ledger.acknowledged if alone + 1 < at < ended] == []
