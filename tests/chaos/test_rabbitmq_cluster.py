@@ -71,8 +71,9 @@ def test_each_member_killed_in_turn(turn: int) -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize("turn", range(REPEATS))
 def test_two_killed_one_after_the_other(turn: int) -> None:
-    """The second while the first is still away: nothing is confirmed without a majority. Both come back, since Mnesia may
-    wait for the one that was killed first (docs/availability.md).
+    """The second while the first is still away: nothing is confirmed without a majority.
+
+    Both come back, since Mnesia may wait for the one that was killed first (docs/availability.md).
     """
     first, second, left = (MEMBERS[(turn + n) % len(MEMBERS)] for n in range(3))
     with load("web1", f"two-{turn}", "messages") as publisher:
