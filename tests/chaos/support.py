@@ -25,7 +25,7 @@ REPEATS = int(os.environ.get("FLEET_CHAOS_REPEATS", "1"))
 
 
 def sampled(items: Sequence[Any], every: int = 3) -> list[Any]:
-    """Parameters of which `make test` takes each third only, by their `name`; `make chaos` takes all."""
+    """Parameters of which `make test` takes a part only, by their `name`; `make chaos` takes all."""
     return [
         pytest.param(item, id=item.name, marks=[pytest.mark.thorough] if number % every else [])
         for number, item in enumerate(items)
