@@ -140,7 +140,8 @@ def test_no_secret_is_readable_by_everybody(host: Host, spec: HostSpec) -> None:
     places = "/etc/omegaup /etc/redis /etc/rabbitmq /etc/mysql /etc/fleet /var/lib/fleet"
     # Earlier files lie where nobody but root gets, whatever their own modes.
     assert host.file(PREVIOUS).mode == 0o700
-    command = f"grep -rslE --exclude-dir={PREVIOUS.rpartition('/')[2]} 'pass(word)?|masterauth|secret|PRIVATE KEY' {places} 2>/dev/null"
+    pattern, hidden = "pass(word)?|masterauth|secret|PRIVATE KEY", PREVIOUS.rpartition("/")[2]
+    command = f"grep -rslE --exclude-dir={hidden} '{pattern}' {places} 2>/dev/null"
     names = host.run(f"{command} | xargs -r stat -c '%a %n'").stdout.splitlines()
     open_files = [line for line in names if int(line.split()[0], 8) & 0o004 and not _no_secret(line.split()[1])]
     assert open_files == []
