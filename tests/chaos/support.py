@@ -24,7 +24,7 @@ REPEATS = int(os.environ.get("FLEET_CHAOS_REPEATS", "1"))
 """How often each fault is repeated: once where time is short (CI), three times or more for figures (`make chaos`)."""
 
 
-def sampled(items: Sequence[Any], every: int = 3) -> list[Any]:
+def sampled(items: Sequence[Any], every: int) -> list[Any]:
     """Parameters of which `make test` takes a part only, by their `name`; `make chaos` takes all."""
     return [
         pytest.param(item, id=item.name, marks=[pytest.mark.thorough] if number % every else [])
