@@ -90,7 +90,7 @@ def php_fpm(ctx: Context, stamped: tuple[str, ...], dated: tuple[str, ...]) -> I
     build, text = built(
         ctx, "frontend/omegaup.conf.j2", account=ACCOUNT, socket=SOCKET, status_socket=STATUS_SOCKET, status=STATUS,
         probe_socket=PROBE_SOCKET, slowlog=SLOWLOG, settings=settings.frontend, backlog=settings.base.somaxconn,
-        terminate=request_limits(ctx)[1],
+        terminate=request_limits(ctx)[1], probe_terminate=PATIENCE,
     )  # fmt: skip
     yield File(
         path=pool, content=text,

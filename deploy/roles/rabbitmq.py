@@ -146,16 +146,17 @@ def desired(ctx: Context) -> Iterable[Resource]:
 
 
 def _watch(ctx: Context) -> Iterator[Resource]:
-    """Starts a member again that hangs on its way back into the cluster, which serves nobody then."""
+    """Starts a member again that hangs on its way back into the cluster, or that no longer shares its tables with all."""
     tool, name = "/usr/local/lib/fleet/rabbitmq-watch", "fleet-rabbitmq-watch"
-    others = [host.address for host in ctx.fleet.members("rabbitmq") if host is not ctx.host]
+    members = [host.address for host in ctx.fleet.members("rabbitmq")]
+    others = [address for address in members if address != ctx.host.address]
     if not others:
         return
-    up = 'io:format("~s", [rabbit:is_running()]),\nfleet.\n'
+    seen = ask(_port(), ctx.render("rabbitmq/shares.erl.j2"), "$peer")
     yield File(
         path=tool, mode=0o755,
         content=ctx.render(
-            "rabbitmq/watch.sh.j2", here=ask(_port(), up), there=ask(_port(), up, "$peer"), others=others, unit=UNIT
+            "rabbitmq/watch.sh.j2", seen=seen, members=members, others=others, address=ctx.host.address, unit=UNIT
         ),
     )  # fmt: skip
     for kind in ("service", "timer"):

@@ -123,6 +123,59 @@ def test_member_cut_off(turn: int) -> None:
     judge("a member cut off, then back", publisher.end()["messages"], begun, until)
 
 
+def partitions() -> set[str]:
+    """Members that no longer share their tables with another, although both run."""
+    said = {host: on(host, "timeout 20 rabbitmqctl -q eval 'rabbit_node_monitor:partitions().' || true", check=False)
+            for host in MEMBERS}  # fmt: skip
+    return {host for host, words in said.items() if "rabbit@" in words}
+
+
+def interrupted(alone: str) -> None:
+    """The connections to the others end and are made anew at once: nobody pauses for that, Mnesia parts for good."""
+    names = ", ".join(f"'rabbit@{host}'" for host in MEMBERS if host != alone)
+    script = f"[F(N) || F <- [fun erlang:disconnect_node/1, fun net_kernel:connect_node/1], N <- [{names}]]."
+    for _ in range(5):
+        on(alone, f'timeout 20 rabbitmqctl -q eval "{script}"')
+        time.sleep(2)
+        if alone in partitions():
+            return
+        eventually("all run", lambda: all(running(host) for host in MEMBERS), 90)
+    raise AssertionError("Mnesia did not part")
+
+
+@pytest.mark.parametrize("turn", range(REPEATS))
+def test_an_interruption_too_short_to_pause_for(turn: int) -> None:
+    """What RabbitMQ does not mend by itself: one member is started again, when all run."""
+    alone = MEMBERS[turn % len(MEMBERS)]
+    with load("web1", f"short-{turn}", "messages") as publisher:
+        begun = time.time()
+        interrupted(alone)
+        took = eventually("all share their tables", lambda: not partitions(), 120)
+        eventually("all run", lambda: all(running(host) for host in MEMBERS), 60)
+        until = time.time()
+    results.note("RabbitMQ: an interruption too short to pause for", seconds_until_mended=took)
+    judge("an interruption too short to pause for", publisher.end()["messages"], begun, until)
+
+
+@pytest.mark.thorough
+def test_without_the_watch_an_interruption_lasts() -> None:
+    timer = "fleet-rabbitmq-watch.timer"
+    for host in MEMBERS:
+        on(host, f"systemctl stop {timer}")
+    try:
+        interrupted(MEMBERS[0])
+        time.sleep(75)
+        assert partitions() != set()
+        done = fleet("apply")
+        assert done.returncode == 1
+        assert "does not see" in done.stdout + done.stderr
+    finally:
+        for host in MEMBERS:
+            on(host, f"systemctl start {timer}")
+        eventually("all share their tables", lambda: not partitions(), 120)
+        eventually("all run", lambda: all(running(host) for host in MEMBERS), 60)
+
+
 ORDERS = list(itertools.permutations(MEMBERS))
 
 
