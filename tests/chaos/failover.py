@@ -8,8 +8,9 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from functools import cache, partial
+from pathlib import Path
 
-from deploy.converge import inventory
+from deploy.converge import inventory as inventories
 from deploy.model.fleet import Fleet
 from deploy.roles.rabbitmq_topology import API, dead
 from lab import inside
@@ -19,12 +20,12 @@ from tests.chaos.support import INVENTORY, SPEC, fleet, on
 
 @cache
 def the_fleet() -> Fleet:
-    return inventory.load(inventory.folder(INVENTORY))[1]
+    return inventories.load(inventories.folder(INVENTORY))[1]
 
 
 @cache
 def secret(name: str) -> str:
-    return inventory.open_keys(inventory.folder(INVENTORY)).secret(name)
+    return inventories.open_keys(inventories.folder(INVENTORY)).secret(name)
 
 
 def eventually(what: str, true: Callable[[], bool], seconds: float = 60) -> float:
@@ -98,13 +99,13 @@ def database() -> str:
     return found[0]
 
 
-def settled(seconds: float = 120) -> None:
+def settled(seconds: float = 120, inventory: str | Path = INVENTORY) -> None:
     """Nothing differs from the inventory any more, without any apply."""
     said: list[str] = []
 
     def same() -> bool:
         # 1: the members do not agree yet, or one does not answer.
-        done = fleet("drift")
+        done = fleet("drift", inventory=inventory)
         said[:] = [done.stdout + done.stderr]
         return done.returncode == 0
 

@@ -154,22 +154,24 @@ def test_primary_cut_off_with_a_client(turn: int) -> None:
     assert min(after) < BAR
 
 
-def planned_failover(kind: str) -> str:
-    """Sentinel gives the role to another member; its name."""
+def planned_failover(kind: str, inventory: str | Path) -> str:
+    """Sentinel gives the role to another member; its name. inventory: what the fleet is meanwhile."""
     victim = primary(PORTS[kind])
     redis("data1", SENTINEL, f"SENTINEL FAILOVER {kind}")
     eventually("another primary", lambda: roles(PORTS[kind]).get(victim) == "slave", 30)
-    settled()
+    settled(inventory=inventory)
     return primary(PORTS[kind])
 
 
 def test_a_role_is_never_moved_back_whatever_the_inventory_lists_first(tmp_path: Path) -> None:
     """A planned failover, then the same inventory with its hosts in the other order, and in the first one again."""
-    for number, listed_first in enumerate((MEMBERS[-1], MEMBERS[0])):
+    applied: str | Path = INVENTORY
+    other = reordered(tmp_path / "other", "redis", *reversed(MEMBERS))
+    for inventory, listed_first in ((other, MEMBERS[-1]), (INVENTORY, MEMBERS[0])):
         while primary(PORTS["cache"]) == listed_first:
-            planned_failover("cache")
+            planned_failover("cache", applied)
         leads = primary(PORTS["cache"])
-        inventory = reordered(tmp_path / "other", "redis", *reversed(MEMBERS)) if number == 0 else INVENTORY
+        applied = inventory
         done = fleet("apply", "--json", inventory=inventory)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
         moved = [step for step in json.loads(done.stdout)["done"] if step["role"] in {"redis", "sentinel"}]
