@@ -146,7 +146,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
 
 
 def _watch(ctx: Context) -> Iterator[Resource]:
-    """Starts a member again that hangs on its way back into the cluster, or that no longer shares its tables with all."""
+    """Starts a member again that hangs on its way back, or that no longer shares its tables with all others."""
     tool, name = "/usr/local/lib/fleet/rabbitmq-watch", "fleet-rabbitmq-watch"
     members = [host.address for host in ctx.fleet.members("rabbitmq")]
     others = [address for address in members if address != ctx.host.address]
