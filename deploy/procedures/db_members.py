@@ -49,6 +49,19 @@ class Members:
             )  # fmt: skip
         return reply.stdout[-1] if reply.stdout else ""
 
+    def without_server(self, name: str) -> None:
+        """Prove that a host on which no server is installed runs none.
+
+        Raises:
+            FleetError: it does.
+        """
+        reply = remote.run(self.run.hosts[name], "! pgrep -ax 'mariadbd|mysqld'\n", seconds=30)
+        if not reply.ok:
+            raise FleetError(
+                host=name, subject="mysql fence", found=" ".join((reply.stdout or reply.stderr)[-2:]),
+                expected="no server on a host on which none is installed", hint="end it, or switch the host off",
+            )  # fmt: skip
+
 
 @contextmanager
 def members(name: str, identity: Path | None = None, lock_for: str | None = None) -> Iterator[Members]:

@@ -151,6 +151,10 @@ def fence(found: Members, old: HostSpec, do: bool, fenced: str) -> None:
         return
     seen = found.run.snapshots.get(old.name)
     unit = seen.units["mariadb.service"] if seen else None
+    if unit is not None and unit.load == "not-found":
+        # Its disk is gone, and its server with it: nothing there could start.
+        found.without_server(old.name)
+        return
     masked = unit is not None and (unit.load == "masked" or unit.file_state in {"masked", "masked-runtime"})
     # One that is still shutting down may serve for a quarter of an hour.
     if masked and unit is not None and unit.active in {"inactive", "failed"}:

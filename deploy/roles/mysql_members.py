@@ -198,7 +198,7 @@ def leader(ctx: Context, seen: Mapping[str, Snapshot]) -> str | None:
         subject="mysql",
         found=f"no writable primary; {'; '.join(_words(one) for one in found)}",
         expected="one member with the data that follows nobody, followed by all others that have it",
-        hint=_way_out(ctx, holders),
+        hint=_way_out(ctx, found),
     )
 
 
@@ -211,8 +211,9 @@ def _ends_in(one: Member, head: Member, holders: Iterable[Member]) -> bool:
     return one is head
 
 
-def _way_out(ctx: Context, holders: Iterable[Member]) -> str:
+def _way_out(ctx: Context, found: Iterable[Member]) -> str:
     """What to do when nobody takes writes and it cannot be told who may."""
+    holders = [one for one in found if one.held]
     promised = [one for one in holders if one.promised and not one.follows]
     if promised:
         return (
@@ -221,6 +222,12 @@ def _way_out(ctx: Context, holders: Iterable[Member]) -> str:
         )
     followed = {one.follows for one in holders}
     addresses = {host.address for host in ctx.fleet.members("mysql")}
+    empty = [one for one in found if not one.held and followed == {one.address}]
+    if empty:
+        return (
+            f"{empty[0].name}, which they follow, has lost its disk: `fleet db failover` puts one of them in its "
+            "place; then apply fills it anew"
+        )
     if len(followed) == 1 and not followed & {"", *addresses}:
         return (
             f"the primary, {followed.pop()}, was taken out of the inventory while it led, and may still take writes: "

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+import lab
 from deploy.procedures import db, db_proofs
 from tests.chaos import faults, results
 from tests.chaos.failover import database, eventually, load, sql
 from tests.chaos.load import TABLE
 from tests.chaos.mysql import MEMBERS, db_command, judge, same_everywhere, table
-from tests.chaos.support import INVENTORY, REPEATS, altered, apply, drift, fleet, on
+from tests.chaos.support import INVENTORY, REPEATS, SPEC, altered, apply, drift, fleet, footprints, on, touched
 
 __all__ = ["table"]
 
@@ -92,6 +93,34 @@ def test_primary_without_power(turn: int) -> None:
     apply()
     assert drift() == set()
     assert database() != old
+    same_everywhere()
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("turn", range(REPEATS))
+def test_primary_destroyed(turn: int) -> None:
+    """Its host is there again, with an empty disk: not made primary anew; one command, then it is filled by `apply`."""
+    old = database()
+    with load("web1", f"destroyed-{turn}", "rows") as running:
+        lab.reset(SPEC, old)
+        others = tuple(name for name in MEMBERS if name != old)
+        before = footprints(others)
+        done = fleet("apply")
+        said = " ".join((done.stdout + done.stderr).split())
+        assert done.returncode == 1, said
+        assert f"{old}, which they follow, has lost its disk: `fleet db failover`" in said
+        assert touched(before, footprints(others)) == set()
+        begun = time.time()
+        code, said = db_command("failover")
+        assert code == 0, said
+        time.sleep(6)
+        until = time.time()
+        apply()
+        ledger = running.end()["rows"]
+    judge("primary's disk lost, failover", ledger, 30.0, begun, until)
+    assert drift() == set()
+    assert database() in others
+    assert on(old, "cat /var/lib/mysql/fleet-origin").split()[0] == "seeded"
     same_everywhere()
 
 

@@ -51,6 +51,9 @@ class Found(Members):
             raise FleetError(host=name, subject=words[0], found=why, expected="the step to succeed")
         return self.says.get((name, words[0]), words[0])
 
+    def without_server(self, name: str) -> None:
+        self.ask(name, "without_server")
+
     def steps(self) -> list[tuple[str, ...]]:
         return [(name, words[0]) for name, *words in self.asked]
 
@@ -108,6 +111,15 @@ def test_a_primary_that_may_start_again_is_not_fenced() -> None:
     found = members(unit=unit("inactive", "masked", "masked"))
     proofs.fence(found, OLD, do=False, fenced="")
     assert found.steps() == [("data1", "fenced")], "the host itself says that nothing runs"
+
+
+def test_a_host_without_a_server_is_proven_to_run_none() -> None:
+    found = members(unit=unit("inactive", "", "not-found"))
+    proofs.fence(found, OLD, do=False, fenced="")
+    assert found.steps() == [("data1", "without_server")]
+    found.fails["data1", "without_server"] = "1234 mariadbd"
+    with pytest.raises(FleetError, match="1234 mariadbd"):
+        proofs.fence(found, OLD, do=True, fenced="")
 
 
 def test_fencing_is_done_when_asked_for() -> None:

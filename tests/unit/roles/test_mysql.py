@@ -148,6 +148,9 @@ def test_no_leader_is_told(members: tuple[Snapshot | None, ...], words: str) -> 
             (copy_of("web1"), copy_of("web1"), copy_of("web1")), "10.0.0.21, was taken out of the inventory while it",
             id="the primary was taken out",
         ),
+        pytest.param(
+            (BARE, copy_of("data1"), copy_of("data1")), "data1, which they follow, has lost its disk", id="no disk",
+        ),
         pytest.param((CLOSED, copy_of("data3"), copy_of("data1")), "prove that no other server takes", id="else"),
     ],
 )  # fmt: skip
