@@ -145,18 +145,23 @@ def desired(ctx: Context) -> Iterable[Resource]:
     yield _copies(ctx)
 
 
+RAN = "/var/lib/rabbitmq/fleet-ran"
+"""When this member was last seen to run, seconds since 1970."""
+
+
 def _watch(ctx: Context) -> Iterator[Resource]:
-    """Starts a member again that hangs on its way back, or that no longer shares its tables with all others."""
+    """Ends what a member does not leave by itself: it hangs, or no longer shares its tables, or waits for one away."""
     tool, name = "/usr/local/lib/fleet/rabbitmq-watch", "fleet-rabbitmq-watch"
     members = [host.address for host in ctx.fleet.members("rabbitmq")]
-    others = [address for address in members if address != ctx.host.address]
-    if not others:
+    if len(members) == 1:
         return
-    seen = ask(_port(), ctx.render("rabbitmq/shares.erl.j2"), "$peer")
+    seen = ask(_port(), ctx.render("rabbitmq/shares.erl.j2", ran=RAN), "$peer")
+    forced = ask(_port(), "ok = rabbit_mnesia:force_load_next_boot(),\nfleet.\n")
     yield File(
         path=tool, mode=0o755,
         content=ctx.render(
-            "rabbitmq/watch.sh.j2", seen=seen, members=members, others=others, address=ctx.host.address, unit=UNIT
+            "rabbitmq/watch.sh.j2", seen=seen, forced=forced, members=members, address=ctx.host.address, unit=UNIT,
+            ran=RAN,
         ),
     )  # fmt: skip
     for kind in ("service", "timer"):

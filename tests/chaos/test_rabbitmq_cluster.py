@@ -71,10 +71,7 @@ def test_each_member_killed_in_turn(turn: int) -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize("turn", range(REPEATS))
 def test_two_killed_one_after_the_other(turn: int) -> None:
-    """The second while the first is still away: nothing is confirmed without a majority.
-
-    Both come back, since Mnesia may wait for the one that was killed first (docs/availability.md).
-    """
+    """The second while the first is still away: nothing is confirmed without a majority."""
     first, second, left = (MEMBERS[(turn + n) % len(MEMBERS)] for n in range(3))
     with load("web1", f"two-{turn}", "messages") as publisher:
         with faults.killed_for_good(first, UNIT):
@@ -92,6 +89,27 @@ def test_two_killed_one_after_the_other(turn: int) -> None:
     ledger = publisher.end()["messages"]
     assert [at for _, at in ledger.acknowledged if alone + 1 < at < ended] == []
     judge("two members killed, one after the other: after the majority is back", ledger, begun, until)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("turn", range(REPEATS))
+def test_the_first_of_two_stays_away(turn: int) -> None:
+    """Of two that were lost only the second comes back: those two are a majority, and go on without the first."""
+    first, second, left = (MEMBERS[(turn + n) % len(MEMBERS)] for n in range(3))
+    with load("web1", f"orphaned-{turn}", "messages") as publisher:
+        with faults.killed_for_good(first, UNIT):
+            time.sleep(4)
+            with faults.killed_for_good(second, UNIT):
+                eventually(f"{left} pauses", lambda: not running(left), 90)
+                time.sleep(4)
+            took = eventually("a majority runs", lambda: running(second) and running(left), 300)
+            begun = time.time()
+            time.sleep(BAR)
+            until = time.time()
+        eventually("the first is back", lambda: running(first), 180)
+        eventually("all share their tables", lambda: not partitions(), 120)
+    results.note("RabbitMQ: two lost, the second alone comes back", seconds_until_a_majority_runs=took)
+    judge("two lost, the second alone comes back: after that", publisher.end()["messages"], begun, until)
 
 
 @pytest.mark.thorough
