@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,6 +60,21 @@ def test_memory_of_256_mib_a_host() -> None:
     preflight.check_memory(8, 2048)
     with pytest.raises(LabError, match="2048 MiB for 8 hosts"):
         preflight.check_memory(8, 2047)
+
+
+def test_too_little_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a GiB for each host where their disks are, a GiB where the base image is."""
+    monkeypatch.setenv("FLEET_LAB_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("FLEET_LAB_CACHE", str(tmp_path / "cache"))
+    free = {"state": 4096, "cache": 1024}
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free[path.name] * 2**20))
+    preflight.check_disk(8)
+    free["state"] = 4095
+    with pytest.raises(LabError, match=r"4095 MiB free.*\n.*4096 MiB.*\n.*FLEET_LAB_STATE"):
+        preflight.check_disk(8)
+    free.update(state=4096, cache=1023)
+    with pytest.raises(LabError, match="1024 MiB"):
+        preflight.check_disk(8)
 
 
 def test_no_overlayfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
