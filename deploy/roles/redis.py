@@ -204,13 +204,21 @@ done""",
 
 
 def _follow(cli: str, primary: str, port: int) -> str:
-    """Never on what was true when the run began: Sentinel may have moved the role since."""
+    """Never on what was true when the run began: Sentinel may have moved the role since.
+
+    A primary that was replaced answers as one again until Sentinel, some ten seconds later, makes it follow.
+    """
     return f"""\
 role() {{ {cli} "$@" ROLE | head -n 1; }}
-if [ "$(role)" = master ] || [ "$(role -h {primary})" != master ]; then
-  echo 'roles have moved since this run began: {primary} is no longer the primary; run apply again'
-  exit 1
-fi
+n=0
+while [ "$(role)" = master ] || [ "$(role -h {primary})" != master ]; do
+  n=$((n + 1))
+  if [ $n -ge 60 ] || [ "$(role -h {primary})" != master ]; then
+    echo 'roles have moved since this run began: {primary} is not the one primary; run apply again'
+    exit 1
+  fi
+  sleep 0.5
+done
 {cli} -e REPLICAOF {primary} {port} >/dev/null
 {cli} -e CONFIG REWRITE >/dev/null"""
 

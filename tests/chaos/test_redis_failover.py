@@ -17,7 +17,7 @@ from deploy.model.catalog import SERVICES
 from tests.chaos import faults, results
 from tests.chaos.failover import eventually, load, primary, redis, roles, settled, the_fleet
 from tests.chaos.load import Ledger
-from tests.chaos.support import INVENTORY, REPEATS, ROOT, altered, apply, drift, fleet, reordered
+from tests.chaos.support import INVENTORY, REPEATS, ROOT, altered, apply, drift, fleet, on, reordered
 
 PORTS = {name: SERVICES["redis"].port(name).number for name in ("sessions", "cache")}
 SENTINEL = SERVICES["sentinel"].port("sentinel").number
@@ -206,6 +206,19 @@ def test_a_role_that_moves_during_an_apply_is_not_moved_back(tmp_path: Path) -> 
     apply()
     assert drift() == set()
     assert primary(PORTS["cache"]) == moved
+
+
+@pytest.mark.thorough
+def test_an_old_primary_that_is_stopped_is_started_as_a_replica() -> None:
+    """It answers as a primary until Sentinel has told it; apply neither believes it nor gives up."""
+    victim = primary(PORTS["cache"])
+    on(victim, "systemctl stop redis-cache")
+    others = tuple(name for name in MEMBERS if name != victim)
+    eventually("another primary", lambda: "master" in roles(PORTS["cache"], others).values(), 30)
+    leads = next(name for name, role in roles(PORTS["cache"], others).items() if role == "master")
+    assert (victim, "unit:redis-cache.service") in {(step["host"], step["key"]) for step in apply()["done"]}
+    assert primary(PORTS["cache"]) == leads
+    assert drift() == set()
 
 
 @pytest.mark.thorough
