@@ -72,6 +72,7 @@ def parameters(ctx: Context, instance: str) -> dict[str, str]:
         "tcp-keepalive": str(settings.tcp_keepalive),
         "appendonly": "yes" if settings.appendonly else "no",
         "appendfsync": settings.appendfsync,
+        "save": "3600 1 300 100 60 10000",
         "maxclients": str(settings.maxclients),
         "timeout": str(settings.timeout),
         "repl-backlog-size": str(settings.repl_backlog_size),
