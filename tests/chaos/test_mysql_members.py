@@ -16,6 +16,7 @@ from tests.chaos.support import SPEC, apply, drift, fleet, footprint, on, reorde
 __all__ = ["table"]
 
 
+@pytest.mark.thorough
 def test_whom_the_inventory_lists_first_does_not_matter(tmp_path: Path) -> None:
     """Acceptance: after a move, whatever order the hosts are in, there is nothing to do and nobody is moved back."""
     leads = database()

@@ -125,6 +125,7 @@ def test_host_without_power(turn: int) -> None:
     judge("a member's host without power", publisher.end()["messages"], begun, until)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("turn", range(REPEATS))
 def test_member_cut_off(turn: int) -> None:
     """The one that is alone pauses; it comes back by itself."""

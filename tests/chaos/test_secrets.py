@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import lab
+import pytest
+
 from deploy.converge.inventory import folder, open_keys
 from deploy.model.catalog import SERVICES
 from deploy.roles.redis import client
@@ -73,6 +75,7 @@ def test_the_probe_would_see_one() -> None:
     assert any(MASK in line for line in leaks("\n".join(seen)))
 
 
+@pytest.mark.thorough
 def test_no_secret_is_seen_during_a_first_deploy(tmp_path: Path) -> None:
     assert len(vault()) > 10
     # The database's primary is only replaced by a person.

@@ -96,6 +96,7 @@ def test_goes_red(fault: Fault) -> None:
     assert red in found, found
 
 
+@pytest.mark.thorough
 def test_is_green_when_all_is_well() -> None:
     done = fleet("verify")
     assert done.returncode == 0, done.stdout[-3000:]
