@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import lab
 import pytest
 
+import lab
 from deploy.converge.inventory import folder, open_keys
 from deploy.model.catalog import SERVICES
 from deploy.roles.redis import client
