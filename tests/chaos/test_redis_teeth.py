@@ -25,7 +25,8 @@ PORT = PORTS["sessions"]
 @pytest.fixture(autouse=True)
 def whole(begun_well: None) -> Iterator[None]:
     yield
-    assert fleet("apply").returncode == 0
+    # Refused while the brokers, which were cut off as well, do not see one another.
+    eventually("apply", lambda: fleet("apply").returncode == 0, 120)
     settled()
 
 
