@@ -239,7 +239,7 @@ def _parameter(host: str, item: want.Parameter, seen: Snapshot, written: set[str
             return
         why = f"once {item.query.unit} runs" if waits else f"unreadable: {answer.error}"
         yield Step(
-            host=host, resource=item, step=StepClass.CREATE, script=item.act,
+            host=host, resource=item, step=StepClass.CREATE, script=shell.set_value(item),
             summary=f"{_shown(item, item.want)} ({why})", before=why, after=_shown(item, item.want),
         )  # fmt: skip
         return
@@ -251,7 +251,8 @@ def _parameter(host: str, item: want.Parameter, seen: Snapshot, written: set[str
     kind = StepClass.CREATE if have is None and item.step is not StepClass.RESTART else item.step
     summary = f"to load {', '.join(sorted(due))}" if due else f"{_shown(item, have)} -> {_shown(item, item.want)}"
     yield Step(
-        host=host, resource=item, step=kind, pending=pending, script="" if pending else item.act, summary=summary,
+        host=host, resource=item, step=kind, pending=pending, script="" if pending else shell.set_value(item),
+        summary=summary,
         before=_shown(item, have), after=_shown(item, item.want),
     )  # fmt: skip
 

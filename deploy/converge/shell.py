@@ -14,7 +14,6 @@ from deploy.converge.look import ACT_LOCK
 from deploy.converge.step import Step
 from deploy.model import resources as want
 
-STAMP_TOOL = "/usr/local/lib/fleet/stamp"
 APT_LOCK_SECONDS = 120
 """How long another's hold on apt or dpkg (unattended-upgrades, say) is waited for."""
 
@@ -24,8 +23,21 @@ umask 022
 exec 9>>{ACT_LOCK}
 flock -w 300 9 || {{ echo 'another change is still running on this host (it holds {ACT_LOCK})'; exit 75; }}
 
-# put PATH OWNER GROUP MODE CHECK KEEP: content (base64) on stdin; validated beside the target, then renamed over it.
-# What was there before goes to KEEP, if that is given.
+# kept PATH UNIT...: what each of these units has loaded goes into its folder, unless it is owed a restart already.
+kept() {{
+  path=$1
+  shift
+  for unit; do
+    copy={want.ROLLING}/$unit/files$path
+    if [ -e "$copy" ] || [ -e "$copy.absent" ] || ! systemctl is-active --quiet -- "$unit"; then continue; fi
+    (umask 077 && mkdir -p -- "$(dirname -- "$copy")")
+    [ -e "{want.ROLLING}/$unit/since" ] || date +%s >"{want.ROLLING}/$unit/since"
+    if [ -f "$path" ]; then cp -p -- "$path" "$copy"; else : >"$copy.absent"; fi
+  done
+}}
+
+# put PATH OWNER GROUP MODE CHECK KEEP UNIT...: content (base64) on stdin; validated beside the target, then renamed
+# over it. What was there before goes to KEEP, if that is given, and is kept for the units.
 put() {{
   directory=$(dirname -- "$1")
   CANDIDATE=$(umask 077 && mktemp "$directory/.fleet-XXXXXXXX")
@@ -45,6 +57,7 @@ put() {{
     mkdir -p -- "$(dirname -- "$6")"
     cp -p -- "$1" "$6"
   fi
+  if [ $# -gt 6 ]; then (target=$1; shift 6; kept "$target" "$@"); fi
   if [ -d "$1" ] && [ ! -L "$1" ]; then
     printf 'a directory is in the way: %s\\n' "$1"
     return 1
@@ -73,8 +86,16 @@ def encode(content: str) -> str:
 def put(item: want.File) -> str:
     """Write a file: staged, validated, renamed."""
     keep = want.PREVIOUS + item.path if item.keep else ""
-    words = (item.path, item.owner, item.group, f"{item.mode:04o}", item.check, keep)
+    words = (item.path, item.owner, item.group, f"{item.mode:04o}", item.check, keep, *item.kept_for)
     return f"put {' '.join(shlex.quote(word) for word in words)} <<'CONTENT'\n{encode(item.content)}\nCONTENT"
+
+
+def set_value(item: want.Parameter) -> str:
+    """A parameter's own act; what it overwrites is kept first."""
+    if not item.kept_for or not item.act:
+        return item.act
+    units = " ".join(shlex.quote(unit) for unit in item.kept_for)
+    return "".join(f"kept {shlex.quote(path)} {units}\n" for path in item.writes) + item.act
 
 
 def owner(path: str, user: str, group: str, mode: int) -> str:
@@ -191,6 +212,30 @@ def reload(item: want.Unit) -> str:
     return f"systemctl daemon-reload\nsystemctl reload -- {name} 9>&-\nstarted {name}"
 
 
+def forget_kept(unit: str) -> str:
+    """What the unit runs with is proven: there is no way back any more."""
+    return f"rm -rf -- {shlex.quote(f'{want.ROLLING}/{unit}')}"
+
+
+def bring_back(unit: str) -> str:
+    """The files that the unit had loaded before, under their own names again. The copies stay until it is proven."""
+    return f"""\
+folder={shlex.quote(f"{want.ROLLING}/{unit}/files")}
+[ -d "$folder" ] || {{ echo "no earlier files of {unit} are kept on this host"; exit 1; }}
+(cd "$folder" && find . -type f) | while read -r name; do
+  path=${{name#.}}
+  case $path in
+  *.absent) rm -f -- "${{path%.absent}}" ;;
+  *)
+    cp -p -- "$folder$path" "$path.fleet-back"
+    sync "$path.fleet-back"
+    mv -fT -- "$path.fleet-back" "$path"
+    ;;
+  esac
+done
+systemctl daemon-reload"""
+
+
 @dataclass(frozen=True)
 class Failure:
     """A step that did not succeed on a host, and the last words of its shell."""
@@ -209,6 +254,12 @@ def batch(steps: Iterable[Step], script_of: Callable[[Step], str] = lambda step:
     parts += [_step(step.key, script_of(step)) for step in todo if step not in installs and step.script]
     parts.append("echo '@@all done'")
     body = "\n".join(parts)
+    return f"act() {{\n{body}\n}}\nact </dev/null\n"
+
+
+def single(key: str, script: str) -> str:
+    """A script on its own, as `batch` runs the scripts of steps; its output is between marks (see `failure`)."""
+    body = "\n".join((PREAMBLE, _step(key, script), "echo '@@all done'"))
     return f"act() {{\n{body}\n}}\nact </dev/null\n"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from deploy.model.resources import Phase, Resource, StepClass
+from deploy.model.resources import Parameter, Phase, Resource, StepClass, Unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,3 +31,10 @@ class Step:
     @property
     def phase(self) -> Phase:
         return self.resource.order
+
+
+def unit_of(step: Step) -> str:
+    """The unit that a step is about, or that answers for its parameter; empty for the rest."""
+    if isinstance(step.resource, Unit):
+        return step.resource.name
+    return step.resource.query.unit if isinstance(step.resource, Parameter) else ""

@@ -9,10 +9,12 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operations import run_ops
 from pyinfra.api.state import StateStage
 
-from deploy.converge.engine import still_different
+from deploy.converge import shell
+from deploy.converge.engine import Run, still_different
 from deploy.converge.operations import site
-from deploy.converge.step import Step
+from deploy.converge.step import Step, unit_of
 from deploy.errors import FleetError
+from deploy.model.resources import File, Parameter
 from deploy.procedures.session import Session
 
 
@@ -37,10 +39,23 @@ def apply(session: Session) -> Outcome:
         return Outcome(tuple(run.acted), (), tuple(run.failures))
     with session.timings.part("look again"):
         left = run.remaining() if run.acted else {}
+    _settle(run)
     pending = [step for steps in run.plan().values() for step in steps if step.pending]
     return Outcome(
         tuple(run.acted), tuple(pending), tuple(still_different(step) for steps in left.values() for step in steps)
     )
+
+
+def _settle(run: Run) -> None:
+    """Where what was written is owed no restart, what was there before is no way back any more."""
+    wrote: dict[str, set[str]] = {}
+    for step in run.acted:
+        if isinstance(step.resource, File | Parameter):
+            wrote.setdefault(step.host, set()).update(step.resource.kept_for)
+    for name, units in wrote.items():
+        owed = {unit_of(step) for step in run.steps(name) if step.pending}
+        if done := sorted(units - owed):
+            run.do(name, "settle", "\n".join(shell.forget_kept(unit) for unit in done), seconds=60)
 
 
 def _act(session: Session) -> None:

@@ -8,6 +8,7 @@ from deploy.model.catalog import CATALOG, PROXY_ADDRESS
 from deploy.model.fleet import Context
 from deploy.model.resources import (
     PREVIOUS,
+    STAMP_TOOL,
     Directory,
     File,
     Only,
@@ -63,7 +64,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
     for path in ("/etc/fleet", "/etc/fleet/stamps", "/usr/local/lib/fleet", "/var/lib/fleet", "/etc/omegaup"):
         yield Directory(path=path)
     yield Directory(path=PREVIOUS, mode=0o700)
-    yield File(path="/usr/local/lib/fleet/stamp", content=ctx.render("base/stamp.j2"), mode=0o755)
+    yield File(path=STAMP_TOOL, content=ctx.render("base/stamp.j2"), mode=0o755)
     # Left behind only by a host that went down in the middle of an installation.
     yield File(path="/usr/sbin/policy-rc.d", absent=True, phase=Phase.ACCOUNTS)
     yield File(path="/etc/hosts", content=ctx.render("base/hosts.j2", hosts=ctx.fleet.hosts, names=names(ctx)))

@@ -25,6 +25,8 @@ from deploy.model.resources import (
     Resource,
     StepClass,
 )
+from deploy.model.ways import Way
+from deploy.roles import graceful
 from deploy.roles.backend import url
 from deploy.roles.common import certificate
 from deploy.roles.nginx import nginx
@@ -54,6 +56,11 @@ def desired(ctx: Context) -> Iterable[Resource]:
     yield from _configuration(ctx, target)
     yield from php_fpm(ctx, (CONFIG, RELEASE_FILE), tuple(f"{target}/{path}" for path in files))
     yield from nginx(ctx, ROOT)
+
+
+def ways(ctx: Context) -> Iterable[Way]:
+    for unit in SERVICES["frontend"].units_on(ctx.release):
+        yield graceful.way("frontend", unit)
 
 
 def release(ctx: Context) -> tuple[str, Mapping[str, str]]:
@@ -121,6 +128,7 @@ def _configuration(ctx: Context, target: str) -> Iterator[Resource]:
         "OMEGAUP_GRADER_URL": url("grader"),
         "OMEGAUP_SSL_DIR": SSL_DIR,
         "OMEGAUP_RATE_LIMIT": settings.frontend.rate_limit,
+        "OMEGAUP_PATIENCE_SECONDS": int(settings.frontend.patience),
         # A login without a password, to show how sessions are kept. Never in production.
         "OMEGAUP_REFERENCE_LOGIN": settings.environment == "development",
     }

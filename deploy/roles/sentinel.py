@@ -13,6 +13,8 @@ from deploy.model.catalog import SERVICES
 from deploy.model.fleet import Context
 from deploy.model.resources import Directory, File, Package, Parameter, Phase, Query, Resource, Unit
 from deploy.model.secrets import SecretSpec
+from deploy.model.ways import Way
+from deploy.roles import redis_rolling
 from deploy.roles.redis import ADMIN_FILE, client, users
 from deploy.roles.redis_members import INSTANCES, SENTINEL_QUERY, cluster_of
 
@@ -66,8 +68,14 @@ def desired(ctx: Context) -> Iterable[Resource]:
             "sentinel/redis-sentinel.service.j2", folder=FOLDER, data=DATA, nofile=ctx.settings.base.service_nofile
         ),
     )
-    yield Unit(name=UNIT, rolling=True)
+    yield Unit(
+        name=UNIT, rolling=True, restart_files=(f"/etc/systemd/system/{UNIT}",), start_files=(f"{FOLDER}/users.acl",)
+    )
     yield from _running(ctx, client(port))
+
+
+def ways(ctx: Context) -> Iterator[Way]:
+    yield redis_rolling.sentinel_way(UNIT, INSTANCES)
 
 
 def acl(ctx: Context) -> dict[str, str]:

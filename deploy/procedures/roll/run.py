@@ -1,0 +1,312 @@
+"""A roll from its lock to its end: owed, ordered, taken step by step, written down before each; and its ways back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+from deploy.converge.step import unit_of
+from deploy.errors import FleetError, FleetErrors
+from deploy.model.fleet import Live
+from deploy.model.settings import Roll
+from deploy.model.ways import Way
+from deploy.procedures.roll import journal as journals
+from deploy.procedures.roll import notes, refusals
+from deploy.procedures.roll.gates import Gates
+from deploy.procedures.roll.journal import Journal
+from deploy.procedures.roll.order import Action, Debt, Deed, chosen, debts, deeds, sequence, way_of, whole
+from deploy.procedures.roll.taking import Hands, Moved, ways_of
+from deploy.procedures.session import Session
+
+UNTOUCHED = frozenset({Action.BEFORE, Action.NOTE, Action.HAND_OVER, Action.DRAIN})
+"""Steps that change nothing on a member that would have to go back."""
+MOVES = 5
+"""A member that is about to be restarted and comes to lead so often in one roll: something else is wrong."""
+
+Say = Callable[[str], None]
+"""Told each step before it is taken, and what is noticed on the way."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """`service`: only its members. `canary`: the host to begin with, where it is owed and does not lead.
+
+    `skip`: gates by name that are not asked: for the tests that show what each is there for.
+    """
+
+    service: str = ""
+    canary: str = ""
+    skip: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Rolled:
+    """What a roll did: its steps, in order, and how it ended: done, nothing, stopped, aborted."""
+
+    how: str
+    steps: tuple[Deed, ...] = ()
+    errors: tuple[FleetError, ...] = ()
+
+
+def dry(session: Session, options: Options) -> list[Deed]:
+    """The steps that `roll` would take now.
+
+    Raises:
+        FleetError: it would refuse.
+    """
+    run = session.run
+    left = notes.read(run)
+    refusals.nobody_elses(session.path, left)
+    refusals.applied(run.plan())
+    ways = chosen(ways_of(run), options.service)
+    return whole(debts(run.plan(), ways), ways, leaders(run.live), options.canary)
+
+
+def leaders(live: Live) -> Mapping[str, str]:
+    return {cluster: host for cluster, host in live.leaders.items() if cluster in live.proven}
+
+
+def roll(session: Session, options: Options, say: Say = lambda _: None) -> Rolled:
+    """Pay what is owed.
+
+    Raises:
+        FleetError, FleetErrors: it refuses to begin, or it cannot go on and could not go back: then the notes stay.
+    """
+    run = session.run
+    refusals.nobody_elses(session.path, notes.read(run))
+    refusals.applied(run.plan())
+    refusals.known(run.fleet, options.service, options.canary)
+    if not debts(run.plan(), chosen(ways_of(run), options.service)):
+        return Rolled("nothing")
+    journal = Journal.begin(session.path, "fleet roll", service=options.service, canary=options.canary)
+    rolling = _Roll(session, options, journal, say)
+    try:
+        rolling.lock(take_over=False)
+    except (FleetError, FleetErrors):
+        journal.end("refused")
+        raise
+    return rolling.go()
+
+
+def resume(session: Session, options: Options, say: Say = lambda _: None) -> Rolled:
+    """Go on with a roll that did not end: what is stopped is started, what is half done is done again, then the rest.
+
+    Raises:
+        FleetError, FleetErrors: as `roll`; or there is nothing to go on with.
+    """
+    left = notes.read(session.run)
+    name = refusals.left_over(session.path, left)
+    given = (journals.unfinished(session.path) or {}).get("options", {})
+    options = replace(
+        options, service=options.service or given.get("service", ""), canary=options.canary or given.get("canary", "")
+    )
+    journal = Journal.resume(session.path, name, "fleet roll --resume")
+    _mend(session, journal, say)
+    rolling = _Roll(session, options, journal, say, noted=left.noted)
+    rolling.lock(take_over=True)
+    return rolling.go()
+
+
+def abort(session: Session, options: Options, say: Say = lambda _: None) -> Rolled:
+    """Bring every member back to what it had loaded before the change; those that were restarted, through the gates.
+
+    Raises:
+        FleetError, FleetErrors: there is nothing to go back from, or a member could not be brought back.
+    """
+    left = notes.read(session.run)
+    name = journals.unfinished(session.path) or left.locks or left.kept
+    if not name:
+        raise refusals.nothing(session.path, "--abort")
+    refusals.not_complete(session.path)
+    roll_name = refusals.left_over(session.path, left, required=False)
+    journal = Journal.resume(session.path, roll_name, refusals.ABORT)
+    _mend(session, journal, say)
+    return _Roll(session, options, journal, say, noted=left.noted).back(left)
+
+
+@dataclass
+class _Roll:
+    session: Session
+    options: Options
+    journal: Journal
+    say: Say
+    noted: frozenset[tuple[str, str]] = frozenset()
+    taken: list[Deed] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.run = self.session.run
+        self.settings: Roll = self.run.fleet.hosts[0].settings.roll
+        self.gates = Gates(self.run, self.settings, self.options.skip)
+        self.hands = Hands(self.run, self.gates, self.journal.roll)
+
+    # -- forward -------------------------------------------------------------------------------------------
+
+    def go(self) -> Rolled:
+        proven: set[str] = set()
+        expected = dict(leaders(self.run.live))
+        moves = 0
+        while True:
+            ways = chosen(ways_of(self.run), self.options.service, self.noted)
+            order = sequence(
+                debts(self.run.plan(), ways, self.noted), ways, leaders(self.run.live), self.options.canary
+            )
+            if not order:
+                break
+            debt = order[0]
+            way = way_of(ways, debt.host, debt.way)
+            try:
+                self._member(debt, way, canary=debt.way not in proven)
+            except Moved:
+                moves += 1
+                if moves > MOVES:
+                    return self._stop(refusals.restless(debt, way), debt, way)
+                self._noticed(f"{debt.host} has come to lead {way.cluster}: the order is worked out again")
+                with suppress(FleetError):
+                    self.hands.on_all(way.undrain, f"{way.name}: undrain")
+                self.run.look_all()
+                continue
+            except (FleetError, FleetErrors) as error:
+                return self._stop(error, debt, way)
+            proven.add(debt.way)
+            self.noted -= {(debt.host, debt.way)}
+            if not any(other.way == debt.way for other in order[1:]) and way.finish:
+                self._take(Deed(Action.FINISH, debt.host, debt.way), debt, way)
+            self.run.look_all()
+            expected = self._compared(expected, debt, way)
+        self._end("done")
+        return Rolled("done", tuple(self.taken))
+
+    def _member(self, debt: Debt, way: Way, *, canary: bool) -> None:
+        leads = bool(way.cluster) and leaders(self.run.live).get(way.cluster) == debt.host
+        self.journal.write("owed", host=debt.host, way=debt.way, why=debt.why, leads=leads)
+        for deed in deeds(debt, way, leads=leads, canary=canary):
+            self._take(deed, debt, way)
+
+    def _compared(self, expected: Mapping[str, str], debt: Debt, way: Way) -> dict[str, str]:
+        """Says so when somebody leads whom this roll did not make lead."""
+        found = dict(leaders(self.run.live))
+        for cluster, host in found.items():
+            ours = cluster == way.cluster and expected.get(cluster) == debt.host
+            if expected.get(cluster) not in {None, host} and not ours:
+                self._noticed(f"{host} leads {cluster} now, not {expected[cluster]}: the order is worked out again")
+        return found
+
+    # -- the way back --------------------------------------------------------------------------------------
+
+    def _stop(self, error: FleetError | FleetErrors, debt: Debt, way: Way) -> Rolled:
+        """Nothing was changed on the member yet: leave it as it was. Else: back to what it had loaded before."""
+        errors = list(error.errors) if isinstance(error, FleetErrors) else [error]
+        last = self.taken[-1].action
+        self.journal.write("failed", action=last.name, why=[one.message() for one in errors])
+        if last in UNTOUCHED or isinstance(error, refusals.Restless):
+            if last in {Action.DRAIN, Action.RESTART}:
+                self.hands.on_all(way.undrain, f"{way.name}: undrain")
+            if debt.begun:
+                # It is still as the dead roll left it, and somebody else is not well: nothing is done to it now.
+                raise FleetErrors([*errors, refusals.on_its_way_back(debt)]) from None
+            self.run.do(debt.host, f"{way.name}: note", notes.forget(way.name))
+            self._end("stopped")
+            return Rolled("stopped", tuple(self.taken), tuple(errors))
+        self._noticed(f"{debt.host}: {way.name} does not hold: its earlier files come back")
+        try:
+            for deed in self._back_deeds(debt, way):
+                try:
+                    self._take(deed, debt, way, back=True)
+                except Moved:
+                    self._take(Deed(Action.HAND_OVER, debt.host, debt.way), debt, way)
+                    self._take(deed, debt, way, back=True)
+        except (FleetError, FleetErrors) as second:
+            more = list(second.errors) if isinstance(second, FleetErrors) else [second]
+            raise FleetErrors([*errors, *more, refusals.on_its_way_back(debt)]) from None
+        self._end("stopped")
+        return Rolled("stopped", tuple(self.taken), (refusals.went_back(errors[0], debt, way, last), *errors[1:]))
+
+    def _back_deeds(self, debt: Debt, way: Way) -> list[Deed]:
+        every = deeds(debt, way, leads=False, canary=False, back=True)
+        return [deed for deed in every if deed.action not in {Action.BEFORE, Action.NOTE, Action.DRAIN}]
+
+    def back(self, left: notes.Left) -> Rolled:
+        """Every member with earlier files: those that have loaded the new ones are restarted, the others are not."""
+        self.lock(take_over=True)
+        ways = ways_of(self.run)
+        kept = {(one.host, one.unit): one.touched for one in left.kept}
+        while True:
+            owed = []
+            for host, own in ways.items():
+                for way in own:
+                    units = tuple(unit for unit in way.units if (host, unit) in kept)
+                    begun = (host, way.name) in self.noted
+                    if units or begun:
+                        owed.append(Debt(host, way.name, units or way.units, begun=begun))
+            order = sequence(owed, ways, leaders(self.run.live))
+            if not order:
+                break
+            debt, way = order[0], way_of(ways, order[0].host, order[0].way)
+            touched = debt.begun or way.graceful or any(kept.get((debt.host, unit), False) for unit in debt.units)
+            try:
+                self._one_back(debt, way, touched, has_files=any((debt.host, unit) in kept for unit in debt.units))
+            except Moved:
+                self.run.look_all()
+                continue
+            self.noted -= {(debt.host, debt.way)}
+            for unit in way.units:
+                kept.pop((debt.host, unit), None)
+            self.run.look_all()
+        self._end("aborted")
+        return Rolled("aborted", tuple(self.taken))
+
+    def _one_back(self, debt: Debt, way: Way, touched: bool, has_files: bool) -> None:
+        leads = bool(way.cluster) and leaders(self.run.live).get(way.cluster) == debt.host
+        every = deeds(debt, way, leads=leads, canary=False, back=has_files)
+        if not touched:
+            every = [deed for deed in every if deed.action in {Action.BACK, Action.SETTLE}]
+        for deed in every:
+            self._take(deed, debt, way, back=True)
+
+    # -- one step ------------------------------------------------------------------------------------------
+
+    def lock(self, *, take_over: bool) -> None:
+        deed = Deed(Action.LOCK)
+        self._write(deed)
+        notes.lock(self.run, self.journal.roll, self.journal.who, take_over=take_over)
+        self.journal.write("done", action=deed.action.name)
+
+    def _take(self, deed: Deed, debt: Debt | None = None, way: Way | None = None, *, back: bool = False) -> None:
+        self._write(deed)
+        self.hands.take(deed, debt, way, back=back)
+        self.journal.write("done", action=deed.action.name, host=deed.host, way=deed.way)
+
+    def _write(self, deed: Deed) -> None:
+        self.journal.write(
+            "take", action=deed.action.name, host=deed.host, way=deed.way, units=deed.units, words=deed.words()
+        )
+        self.taken.append(deed)
+        self.say(deed.words())
+
+    def _noticed(self, words: str) -> None:
+        self.journal.write("noticed", words=words)
+        self.say(f"({words})")
+
+    def _end(self, how: str) -> None:
+        self._take(Deed(Action.FORGET))
+        self._take(Deed(Action.UNLOCK))
+        self.journal.end(how)
+
+
+def _mend(session: Session, journal: Journal, say: Say) -> None:
+    """Start what a dead roll left stopped, make followers follow, as apply does. No file: an abort brings those back.
+
+    What cannot be mended so is left to the gates, which judge it.
+    """
+    run = session.run
+    for name, steps in run.plan().items():
+        if todo := [step for step in steps if not step.pending and unit_of(step)]:
+            journal.write("mend", host=name, keys=[step.key for step in todo])
+            say(f"({name}: what was left stopped or half done is mended first)")
+            try:
+                run.act(name, todo)
+            except FleetError as error:
+                journal.write("noticed", words=error.message())
+    run.failures.clear()
+    run.look_all()
