@@ -37,4 +37,4 @@ def unit_of(step: Step) -> str:
     """The unit that a step is about, or that answers for its parameter; empty for the rest."""
     if isinstance(step.resource, Unit):
         return step.resource.name
-    return step.resource.query.unit if isinstance(step.resource, Parameter) else ""
+    return (step.resource.unit or step.resource.query.unit) if isinstance(step.resource, Parameter) else ""

@@ -258,7 +258,8 @@ class Parameter(Resource):
     `want` None: the name must not be there. `act` is the shell that makes it so; empty with step RESTART means that
     only a restart can. `loads` are files whose change makes it due as well. `at_start`: the service takes it from
     its configuration when it starts, so nothing is to be done for one that does not run yet. `guard` as for a Unit.
-    `writes` are files that `act` changes; `kept_for` as for a File.
+    `writes` are files that `act` changes; `kept_for` as for a File. `unit`: whose restart brings it, where another than
+    the query's unit is meant.
     """
 
     query: Query
@@ -273,6 +274,7 @@ class Parameter(Resource):
     guard: str = ""
     writes: tuple[str, ...] = ()
     kept_for: tuple[str, ...] = ()
+    unit: str = ""
     phase: Phase = Phase.STATE
     label: str = ""
 

@@ -138,10 +138,11 @@ def _sysctl(ctx: Context) -> Iterator[Resource]:
 def _limits(ctx: Context) -> Iterator[Resource]:
     """That the running services have the open files their units give them: a debt that only a restart can pay."""
     units = [unit for service in ctx.host.services for unit in service.units_on(ctx.release)]
-    if units:
+    query = Query("limits", ctx.render("base/limits.sh.j2", units=units))
+    for unit in units:
         yield Parameter(
-            query=Query("limits", ctx.render("base/limits.sh.j2", units=units)), name="nofile",
-            want="as the units say", step=StepClass.RESTART, label="limit:nofile",
+            query=query, name=unit, want="as the unit says", step=StepClass.RESTART, unit=unit,
+            label=f"limit:nofile:{unit}",
         )  # fmt: skip
 
 
