@@ -196,7 +196,11 @@ def roll(
     with _reported(as_json):
         if resume and abort:
             raise FleetError(subject="fleet roll", found="--resume and --abort", expected="one of the two")
-        with session(inventory, identity=identity, lock_for=None if dry else "fleet roll") as opened:
+        again = resume or abort
+        if dry and again:
+            raise FleetError(subject="fleet roll", found="--dry with --resume or --abort", expected="--dry alone")
+        lock_for = None if dry else "fleet roll"
+        with session(inventory, identity=identity, lock_for=lock_for, look=not again) as opened:
             if dry:
                 view.show_steps(out, rolls.dry(opened, options), as_json)
                 return

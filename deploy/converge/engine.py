@@ -180,15 +180,19 @@ class Run:
         ]
         return self._asked(name, asked, seconds=60)
 
-    def do(self, name: str, key: str, script: str, seconds: int = remote.LIMIT_SECONDS, *, expected: str = "") -> str:
+    def do(
+        self, name: str, key: str, script: str, seconds: int = remote.LIMIT_SECONDS, *, expected: str = "",
+        unseen: bool = False,
+    ) -> str:  # fmt: skip
         """Run shell that changes something on a host, alone there; the last line that it printed.
 
-        What was known of the host is forgotten.
+        What was known of the host is forgotten, unless it changes nothing that a look sees (`unseen`).
 
         Raises:
             FleetError: it did not succeed.
         """
-        self._stale.add(name)
+        if not unseen:
+            self._stale.add(name)
         reply = remote.run(self.hosts[name], shell.single(key, script), seconds=seconds)
         failure = shell.failure(reply.stdout)
         if failure is not None:

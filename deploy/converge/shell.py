@@ -24,11 +24,15 @@ exec 9>>{ACT_LOCK}
 flock -w 300 9 || {{ echo 'another change is still running on this host (it holds {ACT_LOCK})'; exit 75; }}
 
 # kept PATH UNIT...: what each of these units has loaded goes into its folder, unless it is owed a restart already.
+# A folder from before its last start, which no roll made (apply refuses during one), is no way back any more.
 kept() {{
   path=$1
   shift
   for unit; do
     copy={want.ROLLING}/$unit/files$path
+    since=$(cat "{want.ROLLING}/$unit/since" 2>/dev/null || echo 0)
+    at=$(systemctl show --timestamp=unix -p ActiveEnterTimestamp --value -- "$unit" | tr -d '@')
+    [ "$since" = 0 ] || [ "${{at:-0}}" -le "$since" ] || rm -rf -- "{want.ROLLING}/$unit"
     if [ -e "$copy" ] || [ -e "$copy.absent" ] || ! systemctl is-active --quiet -- "$unit"; then continue; fi
     (umask 077 && mkdir -p -- "$(dirname -- "$copy")")
     [ -e "{want.ROLLING}/$unit/since" ] || date +%s >"{want.ROLLING}/$unit/since"

@@ -13,8 +13,11 @@ from deploy.converge import shell
 from deploy.converge.engine import Run, still_different
 from deploy.converge.operations import site
 from deploy.converge.step import Step, unit_of
+from deploy.converge.together import together
 from deploy.errors import FleetError
 from deploy.model.resources import File, Parameter
+from deploy.procedures.roll import notes
+from deploy.procedures.roll.refusals import nobody_rolls
 from deploy.procedures.session import Session
 
 
@@ -28,11 +31,17 @@ class Outcome:
 
 
 def apply(session: Session) -> Outcome:
-    """Act on what differs. Stops on every host at the first operation that fails on one."""
+    """Act on what differs. Stops on every host at the first operation that fails on one.
+
+    Raises:
+        FleetError: a roll has hosts in hand, this controller's or another's; nothing was changed.
+    """
     run = session.run
     with session.timings.part("plan"):
         first = run.plan()
     if any(not step.pending for steps in first.values() for step in steps):
+        # What a roll has in hand goes forward or back as the files on the disk are.
+        nobody_rolls(notes.read(run))
         with session.timings.part("act"):
             _act(session)
     if run.failures:
@@ -52,10 +61,12 @@ def _settle(run: Run) -> None:
     for step in run.acted:
         if isinstance(step.resource, File | Parameter):
             wrote.setdefault(step.host, set()).update(step.resource.kept_for)
+    done: dict[str, str] = {}
     for name, units in wrote.items():
         owed = {unit_of(step) for step in run.steps(name) if step.pending}
-        if done := sorted(units - owed):
-            run.do(name, "settle", "\n".join(shell.forget_kept(unit) for unit in done), seconds=60)
+        if proven := sorted(units - owed):
+            done[name] = "\n".join(shell.forget_kept(unit) for unit in proven)
+    together(done, lambda name: run.do(name, "settle", done[name], seconds=60, unseen=True))
 
 
 def _act(session: Session) -> None:

@@ -20,6 +20,11 @@ FILE = ".roll.jsonl"
 """Beside the inventory's lock."""
 
 
+def _who() -> str:
+    """This run of this controller, and no other."""
+    return f"{getpass.getuser()}@{socket.gethostname()}, process {os.getpid()}"
+
+
 def path_of(inventory: Path) -> Path:
     return inventory / FILE
 
@@ -37,7 +42,7 @@ class Journal:
     @classmethod
     def begin(cls, inventory: Path, doing: str, **options: str) -> Journal:
         """A new roll with these options; the lines of the one before, which has ended, are replaced."""
-        who = f"{getpass.getuser()}@{socket.gethostname()}"
+        who = _who()
         path = path_of(inventory)
         path.write_text("")
         made = cls(path, f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{random.token_hex(3)}", who)
@@ -47,9 +52,14 @@ class Journal:
     @classmethod
     def resume(cls, inventory: Path, roll: str, doing: str) -> Journal:
         """Go on with a roll that did not end; another controller's, if this one has no journal of it."""
-        who = f"{getpass.getuser()}@{socket.gethostname()}"
+        who = _who()
         lines = list(read(inventory))
-        made = cls(path_of(inventory), roll, who, len(lines))
+        path = path_of(inventory)
+        if path.is_file() and path.read_bytes()[-1:] not in {b"", b"\n"}:
+            # What was cut off in the middle of its writing must not spoil the line after it.
+            with path.open("ab") as cut:
+                cut.write(b"\n")
+        made = cls(path, roll, who, len(lines))
         made.write("resume", doing=doing, who=who, pid=os.getpid())
         return made
 
@@ -73,15 +83,16 @@ class Journal:
 def read(inventory: Path) -> Iterator[dict[str, Any]]:
     """The lines of the last roll; one that was cut off in the middle of its writing counts as not written."""
     path = path_of(inventory)
-    if not path.is_file():
-        return
-    for line in path.read_text().splitlines():
+    lines: list[dict[str, Any]] = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
         try:
             found = json.loads(line)
         except ValueError:
-            return
+            continue
         if isinstance(found, dict):
-            yield found
+            lines.append(found)
+    # One that was gone on with here after it had begun elsewhere is written behind an earlier one that ended.
+    return (line for line in lines if line.get("roll") == lines[-1].get("roll"))
 
 
 def unfinished(inventory: Path) -> dict[str, Any] | None:

@@ -124,13 +124,25 @@ def held(host: str, lock: dict[str, str]) -> FleetError:
     )
 
 
-def unlock(run: Run, names: Iterable[str]) -> None:
-    together(list(names), lambda name: run.do(name, "roll: unlock", f"rm -f -- {FOLDER}/{LOCK}", seconds=60))
+def unlock(run: Run, names: Iterable[str], who: str = "") -> None:
+    """who: whose lock it has to be; another's stays."""
+    script = f"{ours(who)}rm -f -- {FOLDER}/{LOCK}"
+    together(list(names), lambda name: run.do(name, "roll: unlock", script, seconds=60))
 
 
-def note(run: Run, host: str, way: str, roll: str) -> None:
+def ours(who: str) -> str:
+    """Shell that goes on only while the host's lock is this controller's: another may have taken the roll over."""
+    if not who:
+        return ""
+    return (
+        f"grep -qF {shlex.quote(json.dumps(who))} {FOLDER}/{LOCK} 2>/dev/null ||\n"
+        f'  {{ echo "another controller has gone on with this roll: $(cat {FOLDER}/{LOCK} 2>&1)"; exit 1; }}\n'
+    )
+
+
+def note(run: Run, host: str, way: str, roll: str, who: str = "") -> None:
     path = f"{FOLDER}/{way}"
-    script = f"mkdir -p {FOLDER}\nprintf '%s\\n' {shlex.quote(roll)} >{path}\nsync {path}"
+    script = f"{ours(who)}printf '%s\\n' {shlex.quote(roll)} >{path}\nsync {path}"
     run.do(host, f"roll: note of {way}", script, seconds=60)
 
 

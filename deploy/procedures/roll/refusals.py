@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from deploy.converge.step import Step
-from deploy.errors import FleetError
+from deploy.errors import FleetError, FleetErrors
 from deploy.model.fleet import Fleet
 from deploy.model.ways import Way
 from deploy.procedures.roll import journal as journals
@@ -36,10 +36,15 @@ def applied(plan: Mapping[str, list[Step]]) -> None:
         )  # fmt: skip
 
 
-def nobody_elses(path: Path, left: notes.Left) -> None:
+def nobody_rolls(left: notes.Left) -> None:
+    """Raise FleetError if a roll has a host in hand, or left it so."""
     if left.locks:
         host = next(iter(left.locks))
         raise notes.held(host, left.locks[host])
+
+
+def nobody_elses(path: Path, left: notes.Left) -> None:
+    nobody_rolls(left)
     if found := journals.unfinished(path):
         raise FleetError(
             subject=f"roll of {path.name}",
@@ -72,14 +77,17 @@ def nothing(path: Path, option: str) -> FleetError:
     )  # fmt: skip
 
 
-def went_back(error: FleetError, debt: Debt, way: Way, last: Action) -> FleetError:
+def went_back(error: FleetError, debt: Debt, way: Way, last: Action, changed: Iterable[str] = ()) -> FleetError:
+    """changed: the members that were rolled before this one, and hold."""
+    others = ", ".join(changed)
+    others = f"{others} run with the change already" if others else "the others were not touched"
     return FleetError(
         host=debt.host,
         subject=f"{way.name}, at the step {last.value!r}",
         found=error.found,
         expected=error.expected,
-        hint=f"{debt.host} has its earlier files again and is well; the others were not touched. Correct the change in "
-        "the inventory, run fleet apply, then roll again. " + error.hint,
+        hint=f"{debt.host} has its earlier files again and is well; {others}. Correct the change in the "
+        "inventory, run fleet apply, then roll again. " + error.hint,
     )
 
 
@@ -90,6 +98,16 @@ def on_its_way_back(debt: Debt) -> FleetError:
         hint="no other member was or will be touched. Mend it by hand, then --resume or --abort; journalctl -u "
         f"{debt.units[0]} on that host says more",
     )  # fmt: skip
+
+
+def in_the_middle(error: FleetError | FleetErrors, path: Path) -> FleetErrors:
+    """Between two members nothing is half done, but the roll has not ended."""
+    every = error.errors if isinstance(error, FleetErrors) else (error,)
+    ended = FleetError(
+        subject=f"roll of {path.name}", found="an error between two members: none of them is half done",
+        expected="every step to succeed", hint="mend that, then --resume goes on, or --abort goes back",
+    )  # fmt: skip
+    return FleetErrors([*every, ended])
 
 
 def not_complete(path: Path) -> None:

@@ -11,12 +11,13 @@ from deploy.errors import FleetError, FleetErrors
 from deploy.model.fleet import Live
 from deploy.model.settings import Roll
 from deploy.model.ways import Way
+from deploy.procedures import db
 from deploy.procedures.roll import journal as journals
 from deploy.procedures.roll import notes, refusals
 from deploy.procedures.roll.gates import Gates
 from deploy.procedures.roll.journal import Journal
 from deploy.procedures.roll.order import Action, Debt, Deed, chosen, debts, deeds, sequence, way_of, whole
-from deploy.procedures.roll.taking import Hands, Moved, ways_of
+from deploy.procedures.roll.taking import Hands, Moved, broken_off, ways_of
 from deploy.procedures.session import Session
 
 UNTOUCHED = frozenset({Action.BEFORE, Action.NOTE, Action.HAND_OVER, Action.DRAIN})
@@ -56,8 +57,8 @@ def dry(session: Session, options: Options) -> list[Deed]:
         FleetError: it would refuse.
     """
     run = session.run
-    left = notes.read(run)
-    refusals.nobody_elses(session.path, left)
+    refusals.known(run.fleet, options.service, options.canary)
+    refusals.nobody_elses(session.path, notes.read(run))
     refusals.applied(run.plan())
     ways = chosen(ways_of(run), options.service)
     return whole(debts(run.plan(), ways), ways, leaders(run.live), options.canary)
@@ -74,9 +75,9 @@ def roll(session: Session, options: Options, say: Say = lambda _: None) -> Rolle
         FleetError, FleetErrors: it refuses to begin, or it cannot go on and could not go back: then the notes stay.
     """
     run = session.run
+    refusals.known(run.fleet, options.service, options.canary)
     refusals.nobody_elses(session.path, notes.read(run))
     refusals.applied(run.plan())
-    refusals.known(run.fleet, options.service, options.canary)
     if not debts(run.plan(), chosen(ways_of(run), options.service)):
         return Rolled("nothing")
     journal = Journal.begin(session.path, "fleet roll", service=options.service, canary=options.canary)
@@ -92,6 +93,8 @@ def roll(session: Session, options: Options, say: Say = lambda _: None) -> Rolle
 def resume(session: Session, options: Options, say: Say = lambda _: None) -> Rolled:
     """Go on with a roll that did not end: what is stopped is started, what is half done is done again, then the rest.
 
+    session: not looked at yet, since what a dead roll left may have to be mended before it can be told who leads.
+
     Raises:
         FleetError, FleetErrors: as `roll`; or there is nothing to go on with.
     """
@@ -102,27 +105,35 @@ def resume(session: Session, options: Options, say: Say = lambda _: None) -> Rol
         options, service=options.service or given.get("service", ""), canary=options.canary or given.get("canary", "")
     )
     journal = Journal.resume(session.path, name, "fleet roll --resume")
-    _mend(session, journal, say)
     rolling = _Roll(session, options, journal, say, noted=left.noted)
     rolling.lock(take_over=True)
+    _look(session, journal, say)
+    _mend(session, journal, say)
     return rolling.go()
 
 
 def abort(session: Session, options: Options, say: Say = lambda _: None) -> Rolled:
     """Bring every member back to what it had loaded before the change; those that were restarted, through the gates.
 
+    session: not looked at yet, as for `resume`.
+
     Raises:
         FleetError, FleetErrors: there is nothing to go back from, or a member could not be brought back.
     """
     left = notes.read(session.run)
-    name = journals.unfinished(session.path) or left.locks or left.kept
-    if not name:
-        raise refusals.nothing(session.path, "--abort")
+    if not journals.unfinished(session.path) and not left.locks:
+        # No roll: then what was restarted since was restarted by somebody else, and runs with the change.
+        left = replace(left, kept=tuple(one for one in left.kept if not one.touched))
+        if not left.kept:
+            raise refusals.nothing(session.path, "--abort")
     refusals.not_complete(session.path)
     roll_name = refusals.left_over(session.path, left, required=False)
     journal = Journal.resume(session.path, roll_name, refusals.ABORT)
+    rolling = _Roll(session, options, journal, say, noted=left.noted)
+    rolling.lock(take_over=True)
+    _look(session, journal, say)
     _mend(session, journal, say)
-    return _Roll(session, options, journal, say, noted=left.noted).back(left)
+    return rolling.back(left)
 
 
 @dataclass
@@ -138,7 +149,7 @@ class _Roll:
         self.run = self.session.run
         self.settings: Roll = self.run.fleet.hosts[0].settings.roll
         self.gates = Gates(self.run, self.settings, self.options.skip)
-        self.hands = Hands(self.run, self.gates, self.journal.roll)
+        self.hands = Hands(self.run, self.gates, self.journal.roll, self.journal.who, self._noticed)
 
     # -- forward -------------------------------------------------------------------------------------------
 
@@ -162,20 +173,31 @@ class _Roll:
                 if moves > MOVES:
                     return self._stop(refusals.restless(debt, way), debt, way)
                 self._noticed(f"{debt.host} has come to lead {way.cluster}: the order is worked out again")
-                with suppress(FleetError):
+                with suppress(FleetError, FleetErrors):
                     self.hands.on_all(way.undrain, f"{way.name}: undrain")
-                self.run.look_all()
+                self._look()
                 continue
             except (FleetError, FleetErrors) as error:
                 return self._stop(error, debt, way)
             proven.add(debt.way)
             self.noted -= {(debt.host, debt.way)}
             if not any(other.way == debt.way for other in order[1:]) and way.finish:
-                self._take(Deed(Action.FINISH, debt.host, debt.way), debt, way)
-            self.run.look_all()
+                try:
+                    self._take(Deed(Action.FINISH, debt.host, debt.way), debt, way)
+                except (FleetError, FleetErrors) as error:
+                    raise refusals.in_the_middle(error, self.session.path) from None
+            self._look()
             expected = self._compared(expected, debt, way)
         self._end("done")
         return Rolled("done", tuple(self.taken))
+
+    def _look(self) -> None:
+        """Look at all hosts, between two members."""
+        try:
+            self.run.look_all()
+        except (FleetError, FleetErrors) as error:
+            self.journal.write("failed", action="look", why=[str(error)])
+            raise refusals.in_the_middle(error, self.session.path) from None
 
     def _member(self, debt: Debt, way: Way, *, canary: bool) -> None:
         leads = bool(way.cluster) and leaders(self.run.live).get(way.cluster) == debt.host
@@ -211,16 +233,29 @@ class _Roll:
         self._noticed(f"{debt.host}: {way.name} does not hold: its earlier files come back")
         try:
             for deed in self._back_deeds(debt, way):
-                try:
-                    self._take(deed, debt, way, back=True)
-                except Moved:
-                    self._take(Deed(Action.HAND_OVER, debt.host, debt.way), debt, way)
-                    self._take(deed, debt, way, back=True)
+                self._take_back(deed, debt, way)
         except (FleetError, FleetErrors) as second:
             more = list(second.errors) if isinstance(second, FleetErrors) else [second]
             raise FleetErrors([*errors, *more, refusals.on_its_way_back(debt)]) from None
         self._end("stopped")
-        return Rolled("stopped", tuple(self.taken), (refusals.went_back(errors[0], debt, way, last), *errors[1:]))
+        changed = [one.host for one in self.taken if one.action is Action.SETTLE and one.way == debt.way]
+        told = refusals.went_back(errors[0], debt, way, last, dict.fromkeys(one for one in changed if one != debt.host))
+        return Rolled("stopped", tuple(self.taken), (told, *errors[1:]))
+
+    def _take_back(self, deed: Deed, debt: Debt, way: Way) -> None:
+        """A step on the way back; where the member has come to lead, it hands over first.
+
+        Raises:
+            FleetError, FleetErrors: it did not come about.
+        """
+        for _ in range(MOVES):
+            try:
+                self._take(deed, debt, way, back=True)
+            except Moved:
+                self._take(Deed(Action.HAND_OVER, debt.host, debt.way), debt, way)
+            else:
+                return
+        raise refusals.restless(debt, way)
 
     def _back_deeds(self, debt: Debt, way: Way) -> list[Deed]:
         every = deeds(debt, way, leads=False, canary=False, back=True)
@@ -228,8 +263,7 @@ class _Roll:
 
     def back(self, left: notes.Left) -> Rolled:
         """Every member with earlier files: those that have loaded the new ones are restarted, the others are not."""
-        self.lock(take_over=True)
-        ways = ways_of(self.run)
+        ways, moves = ways_of(self.run), 0
         kept = {(one.host, one.unit): one.touched for one in left.kept}
         while True:
             owed = []
@@ -247,12 +281,15 @@ class _Roll:
             try:
                 self._one_back(debt, way, touched, has_files=any((debt.host, unit) in kept for unit in debt.units))
             except Moved:
-                self.run.look_all()
+                moves += 1
+                if moves > MOVES:
+                    raise FleetErrors([refusals.restless(debt, way), refusals.on_its_way_back(debt)]) from None
+                self._look()
                 continue
             self.noted -= {(debt.host, debt.way)}
             for unit in way.units:
                 kept.pop((debt.host, unit), None)
-            self.run.look_all()
+            self._look()
         self._end("aborted")
         return Rolled("aborted", tuple(self.taken))
 
@@ -292,6 +329,25 @@ class _Roll:
         self._take(Deed(Action.FORGET))
         self._take(Deed(Action.UNLOCK))
         self.journal.end(how)
+
+
+def _look(session: Session, journal: Journal, say: Say) -> None:
+    """The first look after a roll that died: where it died while it moved the database's writes, that is gone on with.
+
+    Raises:
+        FleetError, FleetErrors: it cannot be told who leads for another reason.
+    """
+    run = session.run
+    try:
+        run.look_all()
+    except FleetError as error:
+        found = broken_off(run)
+        if found is None:
+            raise
+        journal.write("mend", why=error.message())
+        say("(the writes of the database were being moved: that is gone on with first)")
+        db.move(found, None)
+        run.look_all()
 
 
 def _mend(session: Session, journal: Journal, say: Say) -> None:

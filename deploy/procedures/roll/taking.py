@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from deploy.converge import desired, shell
@@ -13,6 +13,7 @@ from deploy.errors import FleetError
 from deploy.model.resources import Unit
 from deploy.model.ways import Act, Way
 from deploy.procedures import db
+from deploy.procedures import db_proofs as proofs
 from deploy.procedures.db_members import Members
 from deploy.procedures.roll import notes
 from deploy.procedures.roll.gates import Gates
@@ -31,11 +32,16 @@ class Moved(Exception):
 
 @dataclass
 class Hands:
-    """What the steps are taken with. `started`: (host, way) -> when, by the host's clock, its restart had ended."""
+    """What the steps are taken with. `started`: (host, way) -> when, by the host's clock, its restart had ended.
+
+    `who`: as the hosts' locks name this controller; under another's lock nothing is changed.
+    """
 
     run: Run
     gates: Gates
     roll: str
+    who: str = ""
+    say: Callable[[str], None] = lambda _: None
     started: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def take(self, deed: Deed, debt: Debt | None, way: Way | None, *, back: bool = False) -> None:
@@ -46,7 +52,7 @@ class Hands:
             Moved: before a restart, see there; nothing was done.
         """
         if deed.action is Action.UNLOCK:
-            notes.unlock(self.run, self.run.hosts)
+            notes.unlock(self.run, self.run.hosts, self.who)
             return
         if deed.action is Action.FORGET:
             self._forget()
@@ -58,7 +64,7 @@ class Hands:
             case Action.BEFORE:
                 self.gates.hold(way, host, out=debt.begun)
             case Action.NOTE:
-                notes.note(self.run, host, way.name, self.roll)
+                notes.note(self.run, host, way.name, self.roll, self.who)
             case Action.HAND_OVER:
                 self.hand_over(way, host)
             case Action.DRAIN:
@@ -91,7 +97,8 @@ class Hands:
         for one in notes.read(self.run).kept:
             if (one.host, one.unit) not in owed:
                 done.setdefault(one.host, []).append(shell.forget_kept(one.unit))
-        together(done, lambda name: self.run.do(name, "roll: earlier files", "\n".join(done[name])))
+        mine = notes.ours(self.who)
+        together(done, lambda name: self.run.do(name, "roll: earlier files", mine + "\n".join(done[name])))
 
     def on_all(self, acts: Iterable[Act], key: str) -> None:
         """Acts on different hosts, all at once."""
@@ -109,7 +116,8 @@ class Hands:
                 one.name: member(one.name, one.address, self.run.look(one.name))
                 for one in self.run.fleet.members(way.service)
             }
-            db.move(Members(self.run, found), None)
+            for words in db.move(Members(self.run, found), None).notes:
+                self.say(words)
         else:
             said = ""
             try:
@@ -129,7 +137,7 @@ class Hands:
         self.gates.hold(way, host)
 
     def _bring_back(self, way: Way, host: str, units: tuple[str, ...]) -> None:
-        script = "\n".join([*(shell.bring_back(unit) for unit in units), way.after_back])
+        script = notes.ours(self.who) + "\n".join([*(shell.bring_back(unit) for unit in units), way.after_back])
         self.run.do(host, f"{way.name}: earlier files", script)
 
     def _restart(self, way: Way, host: str, units: tuple[str, ...], out: bool) -> None:
@@ -137,7 +145,7 @@ class Hands:
             raise Moved
         scripts = [way.restart.get(unit) or shell.restart(Unit(name=unit)) for unit in units]
         said = self.run.do(
-            host, f"{way.name}: restart", "\n".join([*scripts, "date +%s"]), RESTART_SECONDS,
+            host, f"{way.name}: restart", notes.ours(self.who) + "\n".join([*scripts, "date +%s"]), RESTART_SECONDS,
             expected=f"{' and '.join(units)} to start with what is on the disk",
         )  # fmt: skip
         self.started[host, way.name] = float(said)
@@ -152,6 +160,16 @@ class Hands:
             self.gates.hold(way, host)
             leader = self.gates.leader(way, host)
         return leader == host
+
+
+def broken_off(run: Run) -> Members | None:
+    """The database's members by the last look, where a switchover among them has broken off; else None."""
+    members = run.fleet.members("mysql")
+    if not members or any(one.name not in run.snapshots for one in members):
+        return None
+    found = Members(run, {one.name: member(one.name, one.address, run.snapshots[one.name]) for one in members})
+    begun = proofs.promised(found)
+    return found if begun and begun[0].promised.startswith("switchover ") else None
 
 
 def ways_of(run: Run) -> dict[str, tuple[Way, ...]]:

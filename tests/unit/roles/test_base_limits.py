@@ -49,7 +49,7 @@ def test_a_limit_that_is_not_had_is_a_debt_of_its_unit() -> None:
     assert [(one.way, one.units) for one in found] == [("mysql", ("mariadb.service",))]
 
 
-@pytest.mark.parametrize("host", (*DATA, "app1"))
+@pytest.mark.parametrize("host", [*DATA, "app1"])
 def test_whatever_waits_for_roll_has_a_unit_that_some_way_restarts(host: str) -> None:
     """A debt that nobody pays would be reported for ever."""
     paid = {unit for way in ways(context(host)) for unit in way.units}

@@ -64,3 +64,22 @@ def test_going_on_keeps_the_name_and_the_numbers(tmp_path: Path) -> None:
     lines = list(journal.read(tmp_path))
     assert [line["n"] for line in lines] == [1, 2, 3, 4]
     assert {line["roll"] for line in lines} == {first.roll}
+
+
+def test_what_comes_after_a_line_that_was_cut_off_is_read(tmp_path: Path) -> None:
+    first = Journal.begin(tmp_path, "fleet roll")
+    first.write("take", words="x")
+    path = journal.path_of(tmp_path)
+    path.write_text(path.read_text()[:-20])
+    Journal.resume(tmp_path, first.roll, "fleet roll --resume").end("done")
+    assert [line["event"] for line in journal.read(tmp_path)] == ["begin", "resume", "end"]
+    assert journal.unfinished(tmp_path) is None
+
+
+def test_the_lines_of_an_earlier_roll_say_nothing_of_another_controllers(tmp_path: Path) -> None:
+    Journal.begin(tmp_path, "fleet roll --abort", service="redis").end("aborted")
+    Journal.resume(tmp_path, "begun-elsewhere", "fleet roll --resume")
+    found = journal.unfinished(tmp_path)
+    assert found is not None
+    assert (found["roll"], found["last"], found.get("options")) == ("begun-elsewhere", None, None)
+    assert [line["event"] for line in journal.read(tmp_path)] == ["resume"]

@@ -16,10 +16,12 @@ from tests.unit.roll.fleets import context
 UNIT = "x.service"
 
 
-def run(root: Path, script: str, active: bool = True) -> None:
+def run(root: Path, script: str, active: bool = True, started: int = 0) -> None:
     """The shell's own functions, with everything below `root` and a systemctl that knows one unit."""
     preamble = shell.PREAMBLE[shell.PREAMBLE.index("# kept PATH") :]
-    stub = f"systemctl() {{ case $1 in is-active) {'true' if active else 'false'} ;; esac; }}\n"
+    stub = (
+        f"systemctl() {{ case $1 in is-active) {'true' if active else 'false'} ;; show) echo @{started} ;; esac; }}\n"
+    )
     text = f"set -eu\n{stub}{preamble}\n{script}".replace(want.ROLLING, str(root / "rolling"))
     subprocess.run(["sh", "-s"], input=text, text=True, check=True, capture_output=True)
 
@@ -87,3 +89,12 @@ def test_every_file_that_a_rolling_unit_loads_is_kept_for_it() -> None:
     assert kept["/etc/mysql/mariadb.conf.d/99-fleet.cnf"] == ("mariadb.service",)
     release = [item for item in state.resources if isinstance(item, Parameter) and item.writes]
     assert [item.kept_for for item in release] == [("omegaup-mysql-agent.service",)]
+
+
+@pytest.mark.parametrize(("later", "back"), [(-1, "loaded"), (10, "first")])
+def test_a_restart_by_hand_makes_what_it_loaded_the_way_back(tmp_path: Path, conf: Path, later: int, back: str) -> None:
+    run(tmp_path, put(conf, "first\n"))
+    since = int((tmp_path / "rolling" / UNIT / "since").read_text())
+    run(tmp_path, put(conf, "second\n"), started=since + later)
+    run(tmp_path, shell.bring_back(UNIT))
+    assert conf.read_text() == f"{back}\n"

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from deploy.converge.step import Step
-from deploy.errors import FleetError
+from deploy.errors import FleetError, FleetErrors
 from deploy.model.fleet import Live
 from deploy.model.resources import StepClass, Unit
 from deploy.model.ways import Act, Way
+from deploy.procedures import db
 from deploy.procedures.roll import journal, notes
 from deploy.procedures.roll import run as module
 from deploy.procedures.roll.order import Action, Debt, Deed
@@ -40,7 +41,7 @@ class World:
         self.on: On = lambda deed, world: None
         run = SimpleNamespace(
             fleet=FLEET, hosts=dict.fromkeys(DATA), plan=self.plan, look_all=self.look, context=context,
-            do=lambda host, key, script, seconds=0: self.cleaned.append(f"{host} {key}"),
+            do=lambda host, key, script, seconds=0: self.cleaned.append(f"{host} {key}"), failures=[],
         )  # fmt: skip
         self.run: Any = run
         self.session: Any = SimpleNamespace(run=run, path=folder)
@@ -204,3 +205,94 @@ def test_what_apply_would_still_do_comes_first(world: World, monkeypatch: pytest
     world.run.plan = lambda: {"data1": [step]}
     with pytest.raises(FleetError, match="fleet apply first"):
         module.roll(world.session, Options())
+
+
+@pytest.mark.parametrize("work", [module.dry, module.roll])
+def test_a_service_that_does_not_exist_is_refused(world: World, work: Callable[..., object]) -> None:
+    with pytest.raises(FleetError, match="found 'reddis', expected one of"):
+        work(world.session, Options(service="reddis"))
+
+
+def test_who_was_rolled_before_the_one_that_goes_back_is_named(world: World) -> None:
+    world.on = fails(Action.AFTER, "data3")
+    found = module.roll(world.session, Options())
+    assert found.how == "stopped"
+    message = found.errors[0].message()
+    assert "data3 has its earlier files again and is well; data2 run with the change already" in message
+
+
+def test_a_lead_that_never_rests_ends_a_way_back_too(world: World) -> None:
+    world.owed = {"data2"}
+    fail = fails(Action.AFTER, "data2")
+
+    def on(deed: Deed, world: World) -> None:
+        fail(deed, world)
+        if deed.action is Action.RESTART and any(one.action is Action.BACK for one in world.taken):
+            raise Moved
+
+    world.on = on
+    with pytest.raises(FleetErrors, match="comes to lead again and again"):
+        module.roll(world.session, Options())
+    assert journal.unfinished(world.session.path) is not None
+
+
+def test_an_error_between_two_members_says_how_to_go_on(world: World) -> None:
+    looks = world.run.look_all
+
+    def look() -> None:
+        if "data2" in world.restarts():
+            raise FleetError(host="data3", subject="connection", found="refused", expected="an answer")
+        looks()
+
+    world.run.look_all = look
+    with pytest.raises(FleetErrors, match=r"refused.*\n.*none of them is half done.*--resume goes on"):
+        module.roll(world.session, Options())
+    assert journal.unfinished(world.session.path) is not None
+
+
+def test_an_abort_without_a_roll_leaves_alone_what_somebody_restarted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = (notes.Kept("data1", UNIT, touched=True), notes.Kept("data2", UNIT, touched=False))
+    monkeypatch.setattr(notes, "read", lambda run: notes.Left({}, frozenset(), kept))
+    assert module.abort(world.session, Options()).how == "aborted"
+    assert [(one.host, one.action) for one in world.taken if one.host] == [
+        ("data2", Action.BACK), ("data2", Action.SETTLE),
+    ]  # fmt: skip
+    monkeypatch.setattr(notes, "read", lambda run: notes.Left({}, frozenset(), kept[:1]))
+    with pytest.raises(FleetError, match="no roll that has not ended"):
+        module.abort(world.session, Options())
+
+
+def dead(world: World, monkeypatch: pytest.MonkeyPatch, error: FleetError) -> list[str]:
+    """A roll that died; the first look after it fails. What is done then."""
+    done: list[str] = []
+    looks = world.run.look_all
+
+    def look() -> None:
+        if "moved" not in done:
+            raise error
+        looks()
+
+    world.run.look_all = look
+    monkeypatch.setattr(notes, "read", lambda run: notes.Left({"data1": {"roll": "r"}}, frozenset(), ()))
+    monkeypatch.setattr(db, "move", lambda found, to: done.append("moved"))
+    return done
+
+
+@pytest.mark.parametrize("work", [module.resume, module.abort])
+def test_a_move_of_the_writes_that_broke_off_is_gone_on_with_first(
+    world: World, monkeypatch: pytest.MonkeyPatch, work: Callable[..., Any]
+) -> None:
+    done = dead(world, monkeypatch, FleetError(subject="mysql", found="no writable primary", expected="one"))
+    monkeypatch.setattr(module, "broken_off", lambda run: "members")
+    assert work(world.session, Options()).how in {"done", "aborted"}
+    assert done == ["moved"]
+
+
+def test_where_nothing_was_being_moved_the_refusal_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = dead(world, monkeypatch, FleetError(subject="redis", found="two primaries", expected="one"))
+    monkeypatch.setattr(module, "broken_off", lambda run: None)
+    with pytest.raises(FleetError, match="two primaries"):
+        module.resume(world.session, Options())
+    assert done == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -98,3 +100,17 @@ def test_of_two_controllers_the_second_leaves_nothing_behind() -> None:
         notes.lock(run, "r2", "ana@desk", take_over=False)
     released = {name for name, key in done if key == "roll: unlock"}
     assert released == {"data1", "data3"}
+
+
+@pytest.mark.parametrize(
+    ("holder", "goes"), [("ana@desk, process 1", True), ("ana@desk, process 12", False), (None, False)]
+)
+def test_nothing_is_changed_under_another_controllers_lock(tmp_path: Path, holder: str | None, goes: bool) -> None:
+    if holder:
+        (tmp_path / "lock").write_text(json.dumps({"roll": "r", "who": holder}))
+    script = notes.ours("ana@desk, process 1").replace(notes.FOLDER, str(tmp_path))
+    done = subprocess.run(["sh", "-euc", script + "echo went"], text=True, capture_output=True, check=False)
+    assert (done.returncode == 0) == goes
+    assert ("went" in done.stdout) == goes
+    if holder and not goes:
+        assert holder in done.stdout

@@ -9,9 +9,11 @@ import pytest
 
 from deploy.errors import FleetError
 from deploy.model.fleet import Live
+from deploy.model.observed import Answer, Snapshot
 from deploy.model.ways import Act, Way
 from deploy.procedures.roll.order import Action, Debt, Deed
-from deploy.procedures.roll.taking import Hands, Moved
+from deploy.procedures.roll.taking import Hands, Moved, broken_off
+from tests.unit.roll.fleets import DATA, FACTS, FLEET, address
 
 UNIT = "redis-cache.service"
 WAY = Way(
@@ -99,3 +101,20 @@ def test_a_lead_that_stays_is_an_error() -> None:
     still = Way(name="redis-cache", service="redis", units=(UNIT,), cluster="redis-cache", hand_over=WAY.hand_over[:2])
     with pytest.raises(FleetError, match="it leads still"):
         world.hands.take(HAND_OVER, DEBT, still)
+
+
+def test_a_switchover_that_broke_off_is_known_by_its_promise() -> None:
+    def run(promised: str, *hosts: str) -> Any:
+        files = Answer({"origin": "primary", "promised": promised})
+        server = Answer({"variable read_only": "ON"})
+        seen = Snapshot("x", FACTS, answers={"mysql-files": files, "mysql": server})
+        follows = Answer({"origin": "primary"}), Answer({"variable read_only": "ON", "follows": address("data1")})
+        other = Snapshot("y", FACTS, answers={"mysql-files": follows[0], "mysql": follows[1]})
+        return SimpleNamespace(fleet=FLEET, snapshots={name: seen if name == "data2" else other for name in hosts})
+
+    found = broken_off(run("switchover 10.0.0.11", *DATA))
+    assert found is not None
+    assert found.seen["data2"].promised == "switchover 10.0.0.11"
+    assert broken_off(run("failover 10.0.0.11", *DATA)) is None, "a person has to say that the old one is fenced"
+    assert broken_off(run("", *DATA)) is None
+    assert broken_off(run("switchover 10.0.0.11", "data1", "data2")) is None, "not everybody was asked"
