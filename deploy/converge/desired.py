@@ -16,7 +16,7 @@ from deploy.errors import FleetError
 from deploy.model.catalog import CATALOG, Service
 from deploy.model.fleet import Cluster, Context, Fleet, HostSpec, Live, Standing, waivers
 from deploy.model.observed import Snapshot
-from deploy.model.resources import STAMP_TOOL, Directory, File, HostState, Parameter, Resource, Unit
+from deploy.model.resources import STAMP_TOOL, Directory, File, HostState, Package, Parameter, Resource, Unit
 from deploy.model.secrets import SecretSpec
 from deploy.model.ways import Way
 from deploy.roles import gates
@@ -120,9 +120,41 @@ def host_state(ctx: Context) -> HostState:
                     hint="this is an error in deploy/roles",
                 )
     rank = {service.name: position for position, service in enumerate(CATALOG)}
-    kept = _kept(wanted.values())
+    kept = _kept(_pinned(ctx, wanted.values()))
     ordered = sorted(kept, key=lambda item: (item.order != 0, rank[item.role], item.order))
     return HostState(ctx.host.name, tuple(ordered), waivers(ctx.host))
+
+
+def _pinned(ctx: Context, resources: Iterable[Resource]) -> Iterable[Resource]:
+    """Packages with the versions that the inventory pins, and the rolling units that run from them."""
+    pins = ctx.settings.packages.pins
+    runs: dict[str, list[str]] = {}
+    for way in ways(ctx):
+        if way.source:
+            runs.setdefault(way.source, []).extend(way.units)
+    for item in resources:
+        if isinstance(item, Package):
+            units = tuple(runs.get(item.origin, ()))
+            yield replace(item, version=item.version or pins.get(item.origin), units=units)
+        else:
+            yield item
+
+
+def unknown_pins(contexts: Iterable[Context]) -> list[FleetError]:
+    """Pins of packages that no host of the fleet has."""
+    every = list(contexts)
+    pinned = {pin for ctx in every for pin in ctx.settings.packages.pins}
+    if not pinned:
+        return []
+    known = {item.origin for ctx in every for item in host_state(ctx).resources if isinstance(item, Package)}
+    return [
+        FleetError(
+            subject="packages.pins", found=repr(pin),
+            expected=f"source packages of this fleet: {', '.join(sorted(known))}",
+            hint="apt-cache show PACKAGE names the source of a package",
+        )
+        for pin in sorted(pinned - known)
+    ]  # fmt: skip
 
 
 def _kept(resources: Iterable[Resource]) -> Iterable[Resource]:

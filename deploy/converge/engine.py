@@ -20,7 +20,7 @@ from deploy.converge import checks, compare, desired, guard, look, remote, shell
 from deploy.converge.issue import issue
 from deploy.converge.step import Step
 from deploy.converge.together import together
-from deploy.errors import FleetError, Unsettled
+from deploy.errors import FleetError, FleetErrors, Unsettled
 from deploy.model import fleet as model
 from deploy.model.observed import Snapshot
 from deploy.model.resources import Certificate, HostState, Only, Parameter, Phase, Resource, Unit
@@ -113,6 +113,8 @@ class Run:
                 self._learn(self.fleet.witnesses())
             else:
                 self._states.clear()
+                if unknown := desired.unknown_pins(self.context(host.name) for host in self.fleet.hosts):
+                    raise FleetErrors(unknown)
                 self._learn(self._not_asked())
                 return
 

@@ -23,16 +23,20 @@ umask 022
 exec 9>>{ACT_LOCK}
 flock -w 300 9 || {{ echo 'another change is still running on this host (it holds {ACT_LOCK})'; exit 75; }}
 
+# outdated UNIT: what was kept before its last start, which no roll made (apply refuses during one), is no way back.
+outdated() {{
+  since=$(cat "{want.ROLLING}/$1/since" 2>/dev/null || echo 0)
+  at=$(systemctl show --timestamp=unix -p ActiveEnterTimestamp --value -- "$1" | tr -d '@')
+  [ "$since" = 0 ] || [ "${{at:-0}}" -le "$since" ] || rm -rf -- "{want.ROLLING}/$1"
+}}
+
 # kept PATH UNIT...: what each of these units has loaded goes into its folder, unless it is owed a restart already.
-# A folder from before its last start, which no roll made (apply refuses during one), is no way back any more.
 kept() {{
   path=$1
   shift
   for unit; do
     copy={want.ROLLING}/$unit/files$path
-    since=$(cat "{want.ROLLING}/$unit/since" 2>/dev/null || echo 0)
-    at=$(systemctl show --timestamp=unix -p ActiveEnterTimestamp --value -- "$unit" | tr -d '@')
-    [ "$since" = 0 ] || [ "${{at:-0}}" -le "$since" ] || rm -rf -- "{want.ROLLING}/$unit"
+    outdated "$unit"
     if [ -e "$copy" ] || [ -e "$copy.absent" ] || ! systemctl is-active --quiet -- "$unit"; then continue; fi
     (umask 077 && mkdir -p -- "$(dirname -- "$copy")")
     [ -e "{want.ROLLING}/$unit/since" ] || date +%s >"{want.ROLLING}/$unit/since"
@@ -153,39 +157,96 @@ def packages(steps: Sequence[Step]) -> str:
     if not names:
         return "\n".join(others)
     words = " ".join(shlex.quote(name) for name in names)
-    options = (
-        "-q -y --no-install-recommends --allow-change-held-packages -o Dpkg::Use-Pty=0 "
-        "-o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold -o APT::Update::Error-Mode=any"
-    )
-    return "\n".join(
-        [
-            *others,
-            "policy=/usr/sbin/policy-rc.d",
-            "if [ ! -e $policy ]; then",
-            "  trap 'rm -f -- $policy' EXIT",
-            "  printf '#!/bin/sh\\n# fleet: nothing starts before it is configured\\nexit 101\\n' >$policy",
-            "  chmod 755 $policy",
-            "fi",
-            # Neither dpkg nor `apt-get update` waits for another's lock itself.
-            "patiently() {",
-            "  n=0",
-            '  until said=$("$@" 2>&1 9>&-); do',
-            "    case $said in *'lock was locked'* | *'get lock'*) ;; *) return 1 ;; esac",
-            "    [ $n -lt $patience ] || return 1",
-            "    n=$((n + 1)); sleep 1",
-            "  done",
-            "}",
-            f"patience={APT_LOCK_SECONDS}",
-            "failed() { printf '%s\\n' \"$said\" | tail -n 8; exit 1; }",
-            "patiently dpkg --configure -a --force-confdef --force-confold || failed",
-            f"install() {{ patiently apt-get install {options} {words}; }}",
-            "if ! install; then",
-            # Lists may be old, or never fetched: fetch them once and try again.
-            "  patiently apt-get update -q -o APT::Update::Error-Mode=any || failed",
-            "  install || failed",
-            "fi",
-        ]
-    )
+    # An installed version may be pinned to an earlier one.
+    return "\n".join([*others, APT, f"install {'--allow-downgrades ' if '=' in words else ''}{words}"])
+
+
+_OPTIONS = (
+    "-q -y --no-install-recommends --allow-change-held-packages -o Dpkg::Use-Pty=0 "
+    "-o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold -o APT::Update::Error-Mode=any"
+)
+APT = f"""\
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+  trap 'rm -f -- $policy' EXIT
+  printf '#!/bin/sh\\n# fleet: nothing starts before it is configured\\nexit 101\\n' >$policy
+  chmod 755 $policy
+fi
+# Neither dpkg nor `apt-get update` waits for another's lock itself.
+patience={APT_LOCK_SECONDS}
+patiently() {{
+  n=0
+  until said=$("$@" 2>&1 9>&-); do
+    case $said in *'lock was locked'* | *'get lock'*) ;; *) return 1 ;; esac
+    [ $n -lt $patience ] || return 1
+    n=$((n + 1)); sleep 1
+  done
+}}
+failed() {{ printf '%s\\n' "$said" | tail -n 8; exit 1; }}
+patiently dpkg --configure -a --force-confdef --force-confold || failed
+# Lists may be old, or never fetched: fetch them once and try again.
+install() {{
+  patiently apt-get install {_OPTIONS} "$@" && return
+  patiently apt-get update -q -o APT::Update::Error-Mode=any || failed
+  patiently apt-get install {_OPTIONS} "$@" || failed
+}}"""
+"""`install WORDS`: by apt-get; no service starts by it. A half-done earlier run of dpkg is finished first; another's
+lock is waited for."""
+
+
+def _chosen(pairs: Iterable[str]) -> str:
+    """Sets the arguments to NAME=VERSION of every installed package of these SOURCE=VERSION."""
+    lines = ["set --"]
+    for pair in pairs:
+        source, _, version = pair.partition("=")
+        lines.append(
+            "for name in $(dpkg-query -W -f='${db:Status-Abbrev} ${source:Package} ${binary:Package}\\n' |\n"
+            f"  awk -v source={shlex.quote(source)} '$1 ~ /^i/ && $2 == source {{ print $3 }}'); do\n"
+            f'  set -- "$@" "$name"={shlex.quote(version)}\n'
+            "done"
+        )
+    lines.append('[ $# -gt 0 ] || { echo "none of these packages is installed"; exit 1; }')
+    return "\n".join(lines)
+
+
+def fetch(pairs: Sequence[str], units: Sequence[str], *, again: bool) -> str:
+    """Have the packages of SOURCE=VERSION ready, and keep those that are installed for each unit to go back to.
+
+    again: this was done before the packages were touched; what was kept then stays.
+    """
+    names = " ".join(map(shlex.quote, units))
+    return f"""\
+{APT}
+{_chosen(pairs)}
+install --download-only --allow-downgrades "$@"
+{"exit 0" if again else ""}
+kept=$(mktemp -d)
+trap 'rm -rf -- "$kept"; rm -f -- $policy' EXIT
+for pair; do
+  name=${{pair%%=*}}
+  have=$(dpkg-query -W -f='${{Version}}' "$name")
+  file=${{name%%:*}}_$(printf %s "$have" | sed 's/:/%3a/g')_$(dpkg-query -W -f='${{Architecture}}' "$name").deb
+  if [ -f "/var/cache/apt/archives/$file" ]; then
+    cp -- "/var/cache/apt/archives/$file" "$kept/"
+  elif ! (cd "$kept" && apt-get -q download "$name=$have") >/dev/null 2>&1 9>&-; then
+    echo "$name $have can no longer be had, so there would be no way back; put its .deb into /var/cache/apt/archives"
+    exit 1
+  fi
+done
+for unit in {names}; do
+  outdated "$unit"
+  folder={want.ROLLING}/$unit
+  mkdir -p -m 700 "$folder"
+  rm -rf -- "$folder/packages"
+  cp -r -- "$kept" "$folder/packages"
+  [ -e "$folder/since" ] || date +%s >"$folder/since"
+done"""
+
+
+def change(pairs: Sequence[str], stop: Sequence[str]) -> str:
+    """Install the packages of SOURCE=VERSION, fetched before; `stop`: units that are stopped meanwhile."""
+    lines = [f"systemctl stop -- {' '.join(map(shlex.quote, stop))} 9>&-"] if stop else []
+    return "\n".join([*lines, APT, _chosen(pairs), 'install --no-download --allow-downgrades "$@"'])
 
 
 def start(item: want.Unit, fresh: bool) -> str:
@@ -221,22 +282,41 @@ def forget_kept(unit: str) -> str:
     return f"rm -rf -- {shlex.quote(f'{want.ROLLING}/{unit}')}"
 
 
-def bring_back(unit: str) -> str:
-    """The files that the unit had loaded before, under their own names again. The copies stay until it is proven."""
+def bring_back(unit: str, stop: Sequence[str] = ()) -> str:
+    """The files and packages that the unit ran with before. The copies stay until it is proven.
+
+    stop: units that are stopped while packages are changed, if any has to be.
+    """
+    halt = f"systemctl stop -- {' '.join(map(shlex.quote, stop))} 9>&-" if stop else ":"
     return f"""\
-folder={shlex.quote(f"{want.ROLLING}/{unit}/files")}
-[ -d "$folder" ] || {{ echo "no earlier files of {unit} are kept on this host"; exit 1; }}
-(cd "$folder" && find . -type f) | while read -r name; do
+folder={shlex.quote(f"{want.ROLLING}/{unit}")}
+if [ ! -d "$folder/files" ] && [ ! -d "$folder/packages" ]; then
+  echo "nothing earlier of {unit} is kept on this host"
+  exit 1
+fi
+if [ -d "$folder/packages" ]; then (
+  set --
+  for deb in "$folder"/packages/*.deb; do
+    name=$(dpkg-deb -f "$deb" Package)
+    [ "$(dpkg-query -W -f='${{db:Status-Abbrev}}${{Version}}' "$name")" = "ii $(dpkg-deb -f "$deb" Version)" ] ||
+      set -- "$@" "$deb"
+  done
+  [ $# -gt 0 ] || exit 0
+  {halt}
+{APT.replace("--force-confold || failed", "--force-confold || true # what broke is replaced")}
+  install --allow-downgrades "$@"
+) fi
+if [ -d "$folder/files" ]; then (cd "$folder/files" && find . -type f) | while read -r name; do
   path=${{name#.}}
   case $path in
   *.absent) rm -f -- "${{path%.absent}}" ;;
   *)
-    cp -p -- "$folder$path" "$path.fleet-back"
+    cp -p -- "$folder/files$path" "$path.fleet-back"
     sync "$path.fleet-back"
     mv -fT -- "$path.fleet-back" "$path"
     ;;
   esac
-done
+done; fi
 systemctl daemon-reload"""
 
 
@@ -253,9 +333,12 @@ def batch(steps: Iterable[Step], script_of: Callable[[Step], str] = lambda step:
     parts = [PREAMBLE]
     todo = list(steps)
     installs = [step for step in todo if isinstance(step.resource, want.Package)]
+    # What says which versions are to be had.
+    first = [step for step in todo if step.phase is want.Phase.PACKAGES and step not in installs]
+    parts += [_step(step.key, script_of(step)) for step in first if step.script]
     if installs:
         parts.append(_step(installs[0].key, packages(installs)))
-    parts += [_step(step.key, script_of(step)) for step in todo if step not in installs and step.script]
+    parts += [_step(step.key, script_of(step)) for step in todo if step not in [*first, *installs] and step.script]
     parts.append("echo '@@all done'")
     body = "\n".join(parts)
     return f"act() {{\n{body}\n}}\nact </dev/null\n"

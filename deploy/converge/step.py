@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from deploy.model.resources import Parameter, Phase, Resource, StepClass, Unit
+from deploy.model.resources import Package, Parameter, Phase, Resource, StepClass, Unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,13 @@ class Step:
         return self.resource.order
 
 
-def unit_of(step: Step) -> str:
-    """The unit that a step is about, or that answers for its parameter; empty for the rest."""
-    if isinstance(step.resource, Unit):
-        return step.resource.name
-    return (step.resource.unit or step.resource.query.unit) if isinstance(step.resource, Parameter) else ""
+def units_of(step: Step) -> tuple[str, ...]:
+    """The units that a step is about: that answer for its parameter, or run from its package; none for the rest."""
+    match step.resource:
+        case Unit(name=name):
+            return (name,)
+        case Parameter(unit=unit, query=query) if unit or query.unit:
+            return (unit or query.unit,)
+        case Package(units=units):
+            return units
+    return ()

@@ -42,7 +42,8 @@ STAMP_TOOL = "/usr/local/lib/fleet/stamp"
 
 ROLLING = "/var/lib/fleet/rolling"
 """While a rolling unit is owed a restart, ROLLING/UNIT/files has what it had loaded, under the files' own paths, and
-ROLLING/UNIT/since says when the first of them was overwritten (seconds since 1970)."""
+ROLLING/UNIT/since says when the first of them was overwritten (seconds since 1970). ROLLING/UNIT/packages has the
+packages that it ran from, where a roll changes those."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,14 +64,25 @@ class Resource:
 
 @dataclass(frozen=True, kw_only=True)
 class Package(Resource):
-    """A Debian package: installed and not on hold. `version` pins it exactly (None: what the suite has)."""
+    """A Debian package: installed and not on hold. `version` pins it exactly (None: what the suite has).
+
+    `source`: the source package that it is built from, where that has another name: its packages change together.
+    `units`: the rolling units that run from it (filled in by the engine): while one of them runs, another version is
+    `roll`'s to install.
+    """
 
     name: str
     version: str | None = None
+    source: str = ""
+    units: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
         return f"package:{self.name}"
+
+    @property
+    def origin(self) -> str:
+        return self.source or self.name
 
     @property
     def order(self) -> Phase:

@@ -291,6 +291,20 @@ class Monitoring(Section):
     retention_size: Size = setting(4 * GIB, "Disk that samples may take", applies="restart", unit="bytes", ge=64 * MIB)
 
 
+Source = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.+-]+$")]
+Pin = Annotated[str, StringConstraints(pattern=r"^[0-9][A-Za-z0-9.+:~-]*$")]
+
+
+class Packages(Section):
+    """Versions that are held. What is not named here stays at the version that it was installed with."""
+
+    pins: dict[Source, Pin] = setting(
+        {},
+        "Debian source package -> exact version of all its packages, as `apt-cache policy` shows it",
+        applies="restart",
+    )
+
+
 class Roll(Section):
     """How `fleet roll` watches what it does. Read from the first host of the inventory."""
 
@@ -343,6 +357,7 @@ class Settings(Section):
     worker: Worker = Worker()
     frontend: Frontend = Frontend()
     monitoring: Monitoring = Monitoring()
+    packages: Packages = Packages()
     roll: Roll = Roll()
     machine: HostFacts = HostFacts()
     waivers: tuple[WaiverSetting, ...] = ()

@@ -82,6 +82,9 @@ class Way:
     systemd's own restart is not the way. `after_back`: shell after earlier files were brought back. `finish`: once, on
     the last member, when all of them are done. `witnesses`: services whose members are looked at as well. `graceful`:
     nothing is out while it is done.
+
+    `source`: the Debian source package that the units run from. `may_install`: shell that refuses a change of its
+    version before anything is touched. `installed`: shell as for `finish`, where versions were changed.
     """
 
     name: str
@@ -96,6 +99,9 @@ class Way:
     undo: tuple[Act, ...] = ()
     handed_over_by: str = ""
     restart: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
+    may_install: str = ""
+    installed: str = ""
     after_back: str = ""
     finish: str = ""
     graceful: bool = False

@@ -59,6 +59,12 @@ def desired(ctx: Context) -> Iterable[Resource]:
         query=GUARDS, prefix="fleet-guard-", names=frozenset(), phase=Phase.ACCOUNTS,
         act='systemctl stop -- "fleet-guard-$NAME"',
     )  # fmt: skip
+    pins = ctx.settings.packages.pins
+    # Before the first package: what depends on a pinned one has to find it.
+    yield File(
+        path="/etc/apt/preferences.d/60-fleet.pref", content=ctx.render("base/preferences.j2", pins=pins),
+        absent=not pins, phase=Phase.PACKAGES,
+    )  # fmt: skip
     for name in PACKAGES:
         yield Package(name=name)
     for path in ("/etc/fleet", "/etc/fleet/stamps", "/usr/local/lib/fleet", "/var/lib/fleet", "/etc/omegaup"):

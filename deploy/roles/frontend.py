@@ -47,8 +47,10 @@ KEPT_RELEASES = 3
 def desired(ctx: Context) -> Iterable[Resource]:
     for name in ("php-redis", "php-amqplib"):
         yield Package(name=name)
-    for name in ("cli", "mysql", "curl", "mbstring", "apcu"):
-        yield Package(name=f"php{ctx.release.php}-{name}")
+    php = f"php{ctx.release.php}"
+    for name in ("cli", "mysql", "curl", "mbstring"):
+        yield Package(name=f"{php}-{name}", source=php)
+    yield Package(name=f"{php}-apcu", source="php-apcu")
     yield Account(name=ACCOUNT)
     yield certificate(ctx, "frontend")
     target, files = release(ctx)
@@ -60,7 +62,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
 
 def ways(ctx: Context) -> Iterable[Way]:
     for unit in SERVICES["frontend"].units_on(ctx.release):
-        yield graceful.way("frontend", unit)
+        yield graceful.way("frontend", unit, unit.removesuffix(".service").removesuffix("-fpm"))
 
 
 def release(ctx: Context) -> tuple[str, Mapping[str, str]]:

@@ -128,8 +128,9 @@ FILE_VALUES = {"log_bin": "binlog"}
 
 
 def desired(ctx: Context) -> Iterable[Resource]:
-    for package in ("mariadb-server", "mariadb-backup", "curl"):
-        yield Package(name=package)
+    for package in ("mariadb-server", "mariadb-backup"):
+        yield Package(name=package, source="mariadb")
+    yield Package(name="curl")
     yield from _files(ctx)
     yield Unit(
         name=UNIT, rolling=True, restart_files=(f"/etc/systemd/system/{UNIT}.d/60-fleet.conf",), start_files=(CONFIG,)

@@ -23,7 +23,7 @@ def way(ctx: Context, server: str, agent: str, tool: str) -> Way:
     # It comes back read-only; without others there is nobody whose word has to be asked.
     lone = f"systemctl daemon-reload\nsystemctl restart {server} 9>&- || true\nstarted {server}\n{tool} open"
     return Way(
-        name="mysql", service="mysql", units=units, cluster=CLUSTER,
+        name="mysql", service="mysql", units=units, cluster=CLUSTER, source="mariadb",
         gates=(
             gates.running("mysql", units),
             gates.standing("replication", (CLUSTER,), standings),

@@ -61,7 +61,7 @@ def backends(ctx: Context) -> list[Backend]:
 
 
 def ways(ctx: Context) -> Iterable[Way]:
-    yield graceful.way("proxy", UNIT)
+    yield graceful.way("proxy", UNIT, "haproxy")
 
 
 def desired(ctx: Context) -> Iterable[Resource]:

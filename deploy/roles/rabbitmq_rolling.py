@@ -13,6 +13,15 @@ from deploy.roles.rabbitmq_members import CLUSTER, UNIT, standings
 MEMBERS_FOR_QUORUM = 3
 """With fewer, the loss of one leaves no majority."""
 
+FLAGS = """\
+off=$(rabbitmqctl -q list_feature_flags name state stability </dev/null |
+  awk '$2 != "enabled" && $3 == "stable" { printf "%s ", $1 }')
+[ -z "$off" ] || {
+  echo "feature flags that are not enabled, which a later version may need: $off: rabbitmqctl enable_feature_flag all"
+  exit 1
+}"""
+"""A later series does not start where a flag of an earlier one is not enabled (rabbitmq.com/docs/feature-flags)."""
+
 
 def way(ctx: Context) -> Way:
     here, alone = ctx.host.name, len(ctx.fleet.members("rabbitmq")) == 1
@@ -42,7 +51,8 @@ systemctl start {UNIT} 9>&- || true
 started {UNIT}
 rabbitmqctl -q --timeout 90 await_startup </dev/null"""
     return Way(
-        name="rabbitmq", service="rabbitmq", units=(UNIT,),
+        name="rabbitmq", service="rabbitmq", units=(UNIT,), source=UNIT.removesuffix(".service"),
+        may_install=FLAGS, installed="rabbitmqctl -q enable_feature_flag all </dev/null",
         gates=(
             gates.running("rabbitmq", (UNIT,)),
             gates.standing("cluster", (CLUSTER,), standings),

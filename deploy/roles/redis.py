@@ -33,6 +33,10 @@ from deploy.roles.redis_members import INSTANCES, cluster_of, clusters, standing
 __all__ = ["ADMIN_FILE", "INSTANCES", "SECRETS", "clusters", "desired", "standings", "ways"]
 
 ADMIN_FILE = "/etc/fleet/redis.auth"
+SOURCE = "redis"
+"""Debian's source package of the server and of Sentinel."""
+PROGRAM = "/usr/bin/redis-server"
+"""What three units of a host may run: when one of them has a new version installed, the others are owed a restart."""
 
 SECRETS: Mapping[str, SecretSpec] = {
     "redis/admin": SecretSpec("password", "Redis: the deployment's own user, on the host itself"),
@@ -94,9 +98,13 @@ def parameters(ctx: Context, instance: str) -> dict[str, str]:
     }
 
 
+def packages() -> Iterator[Package]:
+    for name in ("redis-server", "redis-tools"):
+        yield Package(name=name, source=SOURCE)
+
+
 def desired(ctx: Context) -> Iterable[Resource]:
-    yield Package(name="redis-server")
-    yield Package(name="redis-tools")
+    yield from packages()
     yield File(path=ADMIN_FILE, content=ctx.secret("redis/admin") + "\n", mode=0o400, secret=True)
     # Debian's own single instance would take the cache's port with an open configuration.
     yield Unit(name="redis-server.service", running=False, enabled=False, masked=True)
@@ -138,7 +146,7 @@ def _instance(ctx: Context, instance: str) -> Iterator[Resource]:
     )  # fmt: skip
     yield Unit(
         name=f"redis-{instance}.service", rolling=True,
-        restart_files=(f"/etc/systemd/system/redis-{instance}.service",),
+        restart_files=(f"/etc/systemd/system/redis-{instance}.service", PROGRAM),
         start_files=(f"{folder}/managed.conf", f"{folder}/users.acl"),
     )  # fmt: skip
     yield from _running(ctx, instance, port, values, folder)

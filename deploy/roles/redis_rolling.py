@@ -23,7 +23,7 @@ def way(ctx: Context, instance: str, port: int, redis_cli: str, sentinel_cli: st
     cluster = cluster_of(instance)
     unit = f"{cluster}.service"
     return Way(
-        name=cluster, service="redis", units=(unit,), cluster=cluster, witnesses=("sentinel",),
+        name=cluster, service="redis", units=(unit,), cluster=cluster, witnesses=("sentinel",), source="redis",
         gates=(
             gates.running("redis", (unit,)),
             gates.standing("replication", (cluster, f"{cluster} sentinels"), standings),
@@ -119,7 +119,7 @@ echo "follows $SAID\""""
 def sentinel_way(unit: str, instances: tuple[str, ...]) -> Way:
     """One sentinel at a time, behind CKQUORUM of all of them."""
     return Way(
-        name="redis-sentinel", service="sentinel", units=(unit,), witnesses=("redis",),
+        name="redis-sentinel", service="sentinel", units=(unit,), witnesses=("redis",), source="redis",
         gates=(
             gates.running("sentinel", (unit,)),
             gates.standing("views", [f"{cluster_of(name)} sentinels" for name in instances], standings),

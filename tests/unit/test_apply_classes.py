@@ -124,6 +124,8 @@ def another(info: FieldInfo, value: Any) -> Any:
         return {int: (*value, 2222), str: (*value, "192.0.2.0/24")}.get(get_args(info.annotation)[0], (KEY,))
     if isinstance(value, str):
         return value + "x"
+    if isinstance(value, dict):
+        return {"haproxy": "2.6.12-1+deb12u4"}
     most = next((bound.le for bound in info.metadata if hasattr(bound, "le")), None)
     step = 1024**2 if isinstance(value, int) and value >= 1024**2 else 1 if isinstance(value, int) else 0.1
     if isinstance(value, float) and value >= 2:

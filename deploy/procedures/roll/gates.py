@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from deploy.converge import desired, health, remote
 from deploy.converge.engine import Run
-from deploy.converge.step import unit_of
+from deploy.converge.step import units_of
 from deploy.converge.together import together
 from deploy.errors import FleetError, FleetErrors
 from deploy.model.catalog import SERVICES
@@ -86,7 +86,9 @@ class Gates:
     def _differs(self, way: Way, member: str) -> list[str]:
         self.run.look(member)
         return [
-            f"{member}: {step.key}: {step.summary}" for step in self.run.steps(member) if unit_of(step) in way.units
+            f"{member}: {step.key}: {step.summary}"
+            for step in self.run.steps(member)
+            if set(units_of(step)) & set(way.units)
         ]
 
     def hold(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
-from deploy.converge.step import Step, unit_of
+from deploy.converge.step import Step, units_of
 from deploy.model.catalog import CATALOG
+from deploy.model.resources import Package
 from deploy.model.ways import Way
 
 
@@ -15,11 +16,13 @@ class Action(Enum):
     """A kind of step, as the journal and people call it."""
 
     LOCK = "lock the hosts"
+    FETCH = "fetch the packages, and keep the earlier ones"
     BEFORE = "gate before"
     NOTE = "note on the host"
     HAND_OVER = "hand over the lead"
     DRAIN = "drain"
     BACK = "bring the earlier files back"
+    INSTALL = "install"
     RESTART = "restart"
     AFTER = "gate after"
     UNDRAIN = "undrain"
@@ -32,18 +35,23 @@ class Action(Enum):
 
 @dataclass(frozen=True)
 class Debt:
-    """A member that is owed restarts, and why. `begun`: a roll that died has left it half done."""
+    """A member that is owed restarts, and why. `begun`: a roll that died has left it half done.
+
+    `packages`: SOURCE=VERSION to be installed while it is out. `shared`: all units of the host that run from those.
+    """
 
     host: str
     way: str
     units: tuple[str, ...]
     why: tuple[str, ...] = ()
     begun: bool = False
+    packages: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Deed:
-    """One step. No host: it concerns the whole fleet."""
+    """One step. No host: it concerns the whole fleet. `units`: those concerned, or SOURCE=VERSION to be installed."""
 
     action: Action
     host: str = ""
@@ -79,15 +87,27 @@ def debts(plan: Mapping[str, Sequence[Step]], ways: Ways, noted: Iterable[tuple[
     found = []
     for host, steps in plan.items():
         why: dict[str, list[str]] = {}
+        installs: list[Package] = []
         for step in steps:
-            if step.pending and (unit := unit_of(step)):
+            if not step.pending:
+                continue
+            for unit in units_of(step):
                 why.setdefault(unit, []).append(f"{step.key}: {step.summary}")
+            if isinstance(step.resource, Package):
+                installs.append(step.resource)
         for way in ways.get(host, ()):
             begun = (host, way.name) in half_done
             owed = tuple(unit for unit in way.units if unit in why or begun)
             if owed:
-                reasons = tuple(reason for unit in owed for reason in why.get(unit, ()))
-                found.append(Debt(host, way.name, owed, reasons or ("left half done",), begun))
+                reasons = dict.fromkeys(reason for unit in owed for reason in why.get(unit, ()))
+                own = [item for item in installs if set(item.units) & set(way.units)]
+                found.append(
+                    Debt(
+                        host, way.name, owed, tuple(reasons) or ("left half done",), begun,
+                        tuple(dict.fromkeys(f"{item.origin}={item.version}" for item in own)),
+                        tuple(dict.fromkeys(unit for item in own for unit in item.units)),
+                    )
+                )  # fmt: skip
     return found
 
 
@@ -113,11 +133,15 @@ def deeds(debt: Debt, way: Way, *, leads: bool, canary: bool, back: bool = False
     def deed(action: Action, units: tuple[str, ...] = ()) -> Deed:
         return Deed(action, debt.host, debt.way, units)
 
-    found = [deed(Action.BEFORE), deed(Action.NOTE)]
+    installs = debt.packages if not back else ()
+    found = [deed(Action.FETCH, installs)] if installs else []
+    found += [deed(Action.BEFORE), deed(Action.NOTE)]
     if leads and way.moves:
         found.append(deed(Action.HAND_OVER))
     if way.drain:
         found.append(deed(Action.DRAIN))
+    if installs:
+        found.append(deed(Action.INSTALL, installs))
     if back:
         found.append(deed(Action.BACK, debt.units))
     found += [deed(Action.RESTART, debt.units), deed(Action.AFTER)]
@@ -134,7 +158,12 @@ def whole(
     """All steps, if who leads stays as it is but for what the roll itself hands over."""
     order = sequence(owed, ways, leaders, canary)
     found = [Deed(Action.LOCK)] if order else []
+    installed: set[tuple[str, str]] = set()
     for number, debt in enumerate(order):
+        # Whoever of a host is first installs for all that run from the same packages; the others are restarted.
+        left = tuple(one for one in debt.packages if (debt.host, one) not in installed)
+        installed |= {(debt.host, one) for one in left}
+        debt = replace(debt, packages=left)
         way = way_of(ways, debt.host, debt.way)
         first = number == 0 or order[number - 1].way != debt.way
         leads = bool(way.cluster) and leaders.get(way.cluster) == debt.host

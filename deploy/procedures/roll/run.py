@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from deploy.converge.step import unit_of
+from deploy.converge.step import units_of
 from deploy.errors import FleetError, FleetErrors
 from deploy.model.fleet import Live
 from deploy.model.settings import Roll
@@ -20,7 +20,7 @@ from deploy.procedures.roll.order import Action, Debt, Deed, chosen, debts, deed
 from deploy.procedures.roll.taking import Hands, Moved, broken_off, ways_of
 from deploy.procedures.session import Session
 
-UNTOUCHED = frozenset({Action.BEFORE, Action.NOTE, Action.HAND_OVER, Action.DRAIN})
+UNTOUCHED = frozenset({Action.FETCH, Action.BEFORE, Action.NOTE, Action.HAND_OVER, Action.DRAIN})
 """Steps that change nothing on a member that would have to go back."""
 MOVES = 5
 """A member that is about to be restarted and comes to lead so often in one roll: something else is wrong."""
@@ -357,7 +357,7 @@ def _mend(session: Session, journal: Journal, say: Say) -> None:
     """
     run = session.run
     for name, steps in run.plan().items():
-        if todo := [step for step in steps if not step.pending and unit_of(step)]:
+        if todo := [step for step in steps if not step.pending and units_of(step)]:
             journal.write("mend", host=name, keys=[step.key for step in todo])
             say(f"({name}: what was left stopped or half done is mended first)")
             try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from deploy.converge import desired, shell
 from deploy.converge.engine import Run
-from deploy.converge.step import unit_of
+from deploy.converge.step import units_of
 from deploy.converge.together import together
 from deploy.errors import FleetError
 from deploy.model.resources import Unit
@@ -33,6 +33,7 @@ class Moved(Exception):
 @dataclass
 class Hands:
     """What the steps are taken with. `started`: (host, way) -> when, by the host's clock, its restart had ended.
+    `changed`: (host, way) that was given another version.
 
     `who`: as the hosts' locks name this controller; under another's lock nothing is changed.
     """
@@ -43,6 +44,7 @@ class Hands:
     who: str = ""
     say: Callable[[str], None] = lambda _: None
     started: dict[tuple[str, str], float] = field(default_factory=dict)
+    changed: set[tuple[str, str]] = field(default_factory=set)
 
     def take(self, deed: Deed, debt: Debt | None, way: Way | None, *, back: bool = False) -> None:
         """Do one step.
@@ -61,6 +63,11 @@ class Hands:
         assert debt is not None
         host, since = deed.host, self.started.get((deed.host, deed.way))
         match deed.action:
+            case Action.FETCH:
+                script = shell.fetch(deed.units, debt.shared, again=debt.begun)
+                if way.may_install and not debt.begun:
+                    script = f"{way.may_install}\n{script}"
+                self.run.do(host, f"{way.name}: fetch", notes.ours(self.who) + script, unseen=True)
             case Action.BEFORE:
                 self.gates.hold(way, host, out=debt.begun)
             case Action.NOTE:
@@ -72,8 +79,16 @@ class Hands:
                     self.on_all(stage, f"{way.name}: drain")
             case Action.BACK:
                 self._bring_back(way, host, deed.units)
+            case Action.INSTALL:
+                self._stays(way, host, debt.begun)
+                script = shell.change(deed.units, () if way.graceful else way.units)
+                self.changed.add((host, way.name))
+                self.run.do(host, f"{way.name}: install", notes.ours(self.who) + script)
             case Action.RESTART:
-                self._restart(way, host, deed.units, debt.begun or back)
+                # One that was stopped to be given another version leads nobody.
+                if (host, way.name) not in self.changed:
+                    self._stays(way, host, debt.begun or back)
+                self._restart(way, host, deed.units)
             case Action.AFTER:
                 self.gates.hold(way, host, after=True, declared=not back, since=since)
             case Action.UNDRAIN:
@@ -86,13 +101,20 @@ class Hands:
                 lines = [shell.forget_kept(unit) for unit in deed.units] if back else []
                 self.run.do(host, f"{way.name}: settle", "\n".join([*lines, notes.forget(way.name)]))
             case Action.FINISH:
-                self.run.do(host, f"{way.name}: finish", way.finish)
+                installed = way.installed if any(name == way.name for _, name in self.changed) else ""
+                self.run.do(host, f"{way.name}: finish", f"{way.finish}\n{installed}")
             case _:
                 raise AssertionError(deed.action)
 
     def _forget(self) -> None:
         """What is owed no restart any more is proven: the next change has its way back to this."""
-        owed = {(name, unit_of(step)) for name, steps in self.run.plan().items() for step in steps if step.pending}
+        owed = {
+            (name, unit)
+            for name, steps in self.run.plan().items()
+            for step in steps
+            if step.pending
+            for unit in units_of(step)
+        }
         done: dict[str, list[str]] = {}
         for one in notes.read(self.run).kept:
             if (one.host, one.unit) not in owed:
@@ -137,12 +159,16 @@ class Hands:
         self.gates.hold(way, host)
 
     def _bring_back(self, way: Way, host: str, units: tuple[str, ...]) -> None:
-        script = notes.ours(self.who) + "\n".join([*(shell.bring_back(unit) for unit in units), way.after_back])
+        stop = () if way.graceful else way.units
+        script = notes.ours(self.who) + "\n".join([*(shell.bring_back(unit, stop) for unit in units), way.after_back])
         self.run.do(host, f"{way.name}: earlier files", script)
 
-    def _restart(self, way: Way, host: str, units: tuple[str, ...], out: bool) -> None:
+    def _stays(self, way: Way, host: str, out: bool) -> None:
+        """Raises Moved if it has come to lead."""
         if way.cluster and way.moves and LEADS not in self.gates.skip and self._leads(way, host, out):
             raise Moved
+
+    def _restart(self, way: Way, host: str, units: tuple[str, ...]) -> None:
         scripts = [way.restart.get(unit) or shell.restart(Unit(name=unit)) for unit in units]
         said = self.run.do(
             host, f"{way.name}: restart", notes.ours(self.who) + "\n".join([*scripts, "date +%s"]), RESTART_SECONDS,

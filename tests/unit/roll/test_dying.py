@@ -16,7 +16,7 @@ import pytest
 from deploy.converge.step import Step
 from deploy.errors import FleetError
 from deploy.model.fleet import Live
-from deploy.model.resources import File, StepClass, Unit
+from deploy.model.resources import File, Package, StepClass, Unit
 from deploy.model.ways import Act, Way
 from deploy.procedures.roll import journal, notes
 from deploy.procedures.roll import run as module
@@ -81,7 +81,7 @@ class Hosts:
         if dies and self.when == "before":
             raise Died
         if dies and self.when == "in the middle":
-            if deed.action is Action.RESTART:
+            if deed.action in {Action.RESTART, Action.INSTALL}:
                 assert self.leader != deed.host
                 self.runs[deed.host] = "stopped"
             raise Died
@@ -117,6 +117,48 @@ class Hosts:
                 self.locked = False
 
 
+class Packaged(Hosts):
+    """The same, where another version of a package is owed: the disk is what is installed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.disk = dict.fromkeys(DATA, "old")
+        self.kept = set()
+
+    def plan(self) -> dict[str, list[Step]]:
+        package = Package(name="redis-server", source="redis", version="new", units=(UNIT,))
+        found = {}
+        for host in DATA:
+            steps, serves = [], self.runs[host] != "stopped"
+            if self.disk[host] == "old":
+                kind = StepClass.RESTART if serves else StepClass.WRITE
+                steps.append(Step(host=host, resource=package, step=kind, summary="old -> new", pending=serves))
+            if not serves:
+                steps.append(Step(host=host, resource=Unit(name=UNIT), step=StepClass.CREATE, summary="started"))
+            elif self.runs[host] != self.disk[host]:
+                steps.append(
+                    Step(host=host, resource=Unit(name=UNIT), step=StepClass.RESTART, summary="x", pending=True)
+                )
+            found[host] = steps
+        return found
+
+    def act(self, host: str, steps: list[Step]) -> None:
+        if any(isinstance(step.resource, Package) for step in steps):
+            self.disk[host] = "new"
+        self.runs[host] = self.disk[host]
+
+    def _take(self, deed: Deed, back: bool) -> None:
+        if deed.action is Action.FETCH:
+            self.kept.add(deed.host)
+        if deed.action is Action.INSTALL:
+            assert self.leader != deed.host, "given another version while it leads"
+            assert deed.host in self.kept, "without a way back"
+            self.disk[deed.host], self.runs[deed.host] = "new", "stopped"
+        if deed.action is Action.BACK and self.disk[deed.host] == "new":
+            self.runs[deed.host] = "stopped"
+        super()._take(deed, back)
+
+
 def controller(hosts: Hosts, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A new process that knows nothing but what is on the disk and on the hosts."""
     live = Live({"redis-cache": hosts.leader}, frozenset({"redis-cache"}))
@@ -140,8 +182,8 @@ def controller(hosts: Hosts, folder: Path, monkeypatch: pytest.MonkeyPatch) -> A
     return SimpleNamespace(run=run, path=folder)
 
 
-def steps_of_an_undisturbed_roll(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    hosts = Hosts()
+def steps_of_an_undisturbed_roll(kind: type[Hosts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    hosts = kind()
     assert module.roll(controller(hosts, tmp_path, monkeypatch), Options()).how == "done"
     assert set(hosts.runs.values()) == {"new"}
     return hosts.steps
@@ -153,23 +195,24 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
-def killed(number: int, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hosts:
+def killed(kind: type[Hosts], number: int, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hosts:
     journal.path_of(tmp_path).unlink(missing_ok=True)
-    hosts = Hosts()
+    hosts = kind()
     hosts.dies_at, hosts.when = number, when
     with pytest.raises(Died):
         module.roll(controller(hosts, tmp_path, monkeypatch), Options())
     return hosts
 
 
+@pytest.mark.parametrize("kind", [Hosts, Packaged])
 @pytest.mark.parametrize("when", WHEN)
 def test_resume_from_every_step_ends_as_an_undisturbed_roll(
-    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type[Hosts], when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    total = steps_of_an_undisturbed_roll(tmp_path, monkeypatch)
+    total = steps_of_an_undisturbed_roll(kind, tmp_path, monkeypatch)
     assert total > 20
     for number in range(1, total + 1):
-        hosts = killed(number, when, tmp_path, monkeypatch)
+        hosts = killed(kind, number, when, tmp_path, monkeypatch)
         assert sum(state == "stopped" for state in hosts.runs.values()) <= 1
         with pytest.raises(FleetError, match="has not ended"):
             module.roll(controller(hosts, tmp_path, monkeypatch), Options())
@@ -180,13 +223,14 @@ def test_resume_from_every_step_ends_as_an_undisturbed_roll(
         assert journal.unfinished(tmp_path) is None
 
 
+@pytest.mark.parametrize("kind", [Hosts, Packaged])
 @pytest.mark.parametrize("when", WHEN)
 def test_abort_from_every_step_ends_as_before_the_roll(
-    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type[Hosts], when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    total = steps_of_an_undisturbed_roll(tmp_path, monkeypatch)
+    total = steps_of_an_undisturbed_roll(kind, tmp_path, monkeypatch)
     for number in range(1, total + 1):
-        hosts = killed(number, when, tmp_path, monkeypatch)
+        hosts = killed(kind, number, when, tmp_path, monkeypatch)
         if number > total - 2:
             # It was over but for the tidying up: there is nothing to go back from.
             with pytest.raises(FleetError, match="a roll that was complete"):
@@ -200,12 +244,13 @@ def test_abort_from_every_step_ends_as_before_the_roll(
         assert journal.unfinished(tmp_path) is None
 
 
+@pytest.mark.parametrize("kind", [Hosts, Packaged])
 @pytest.mark.parametrize("when", WHEN)
 def test_an_abort_that_is_killed_itself_is_aborted_again(
-    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type[Hosts], when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(1, 40):
-        hosts = killed(12, "after", tmp_path, monkeypatch)
+        hosts = killed(kind, 12, "after", tmp_path, monkeypatch)
         hosts.dies_at, hosts.when = hosts.steps + number, when
         try:
             module.abort(controller(hosts, tmp_path, monkeypatch), Options())

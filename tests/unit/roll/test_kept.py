@@ -18,7 +18,7 @@ UNIT = "x.service"
 
 def run(root: Path, script: str, active: bool = True, started: int = 0) -> None:
     """The shell's own functions, with everything below `root` and a systemctl that knows one unit."""
-    preamble = shell.PREAMBLE[shell.PREAMBLE.index("# kept PATH") :]
+    preamble = shell.PREAMBLE[shell.PREAMBLE.index("# outdated UNIT") :]
     stub = (
         f"systemctl() {{ case $1 in is-active) {'true' if active else 'false'} ;; show) echo @{started} ;; esac; }}\n"
     )
