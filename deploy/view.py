@@ -19,7 +19,7 @@ from deploy.errors import FleetError
 from deploy.model.fleet import Fleet, Standing
 from deploy.model.resources import StepClass
 from deploy.procedures.roll.order import Action, Deed
-from deploy.procedures.roll.run import Rolled
+from deploy.procedures.roll.steps import Rolled
 
 SIGNS = {
     StepClass.CREATE: ("+", "green"),
@@ -124,7 +124,7 @@ def show_steps(console: Console, steps: Sequence[Deed], as_json: bool) -> None:
     for one in steps:
         console.print(one.words(), soft_wrap=True, highlight=False, markup=False)
     if not steps:
-        console.print("Nothing is owed a restart.")
+        console.print("Nothing is owed.")
 
 
 def show_rolled(console: Console, errors: Console, rolled: Rolled, as_json: bool) -> None:
@@ -135,8 +135,12 @@ def show_rolled(console: Console, errors: Console, rolled: Rolled, as_json: bool
         print(json.dumps(report, indent=2))
         return
     show_errors(errors, rolled.errors)
-    restarts = sum(one.action is Action.RESTART for one in rolled.steps)
-    words = "nothing is owed a restart" if rolled.how == "nothing" else f"{rolled.how}, {restarts} restarts"
+    done = [
+        f"{count} {what}"
+        for what, action in (("restarts", Action.RESTART), ("boots", Action.REBOOT))
+        if (count := sum(one.action is action for one in rolled.steps)) or what == "restarts"
+    ]
+    words = "nothing is owed" if rolled.how == "nothing" else f"{rolled.how}, {', '.join(done)}"
     console.print(f"Roll: {words}.", highlight=False)
 
 

@@ -320,6 +320,9 @@ class Roll(Section):
         30.0, "How long a service may take to be well before a member is touched; then the roll refuses",
         applies="write", unit="seconds", ge=1, le=3600,
     )  # fmt: skip
+    reboot_seconds: Span = setting(
+        600.0, "How long a host may take to boot", applies="write", unit="seconds", ge=10, le=86400
+    )
     after_seconds: Span = setting(
         180.0, "How long a member may take to be back and well after its restart; then it goes back", applies="write",
         unit="seconds", ge=5, le=86400,

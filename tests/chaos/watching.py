@@ -65,10 +65,14 @@ def watching(fleet: Fleet) -> Iterator[Watch]:
         before = time.monotonic()
         while not stop.wait(EVERY):
             now = time.monotonic()
+            # A host that was booted anew is another process.
+            for name, pid in pids.items():
+                if not pid or not Path(f"/proc/{pid}").exists():
+                    pids[name] = inside.pid(SPEC, name)
             ports = {name: listening(pid) for name, pid in pids.items() if pid}
             for service, names in PORTS.items():
                 wanted = {SERVICES[service].port(name).number for name in names}
-                out = {host.name for host in fleet.members(service) if not wanted <= ports[host.name]}
+                out = {host.name for host in fleet.members(service) if not wanted <= ports.get(host.name, set())}
                 if len(out) > watch.most(service):
                     watch.out[service] = out
                 for host in out:

@@ -24,6 +24,8 @@ class Action(Enum):
     BACK = "bring the earlier files back"
     INSTALL = "install"
     RESTART = "restart"
+    REBOOT = "boot anew"
+    RETURN = "wait until it is back"
     AFTER = "gate after"
     UNDRAIN = "undrain"
     WATCH = "watch the canary"

@@ -18,12 +18,13 @@ ABORT = "fleet roll --abort"
 """As the journal calls it."""
 
 
-def known(fleet: Fleet, service: str, canary: str) -> None:
+def known(fleet: Fleet, service: str, canary: str, *, option: str = "--canary") -> None:
+    """Raise FleetError for a service or host that does not exist; `option`: by which the host was given."""
     services = [one.name for one in fleet.services()]
     hosts = [host.name for host in fleet.hosts]
-    for option, value, names in (("--service", service, services), ("--canary", canary, hosts)):
+    for name, value, names in (("--service", service, services), (option, canary, hosts)):
         if value and value not in names:
-            raise FleetError(subject=option, found=repr(value), expected=f"one of {', '.join(names)}")
+            raise FleetError(subject=name, found=repr(value), expected=f"one of {', '.join(names)}")
 
 
 def applied(plan: Mapping[str, list[Step]]) -> None:
@@ -33,6 +34,17 @@ def applied(plan: Mapping[str, list[Step]]) -> None:
         raise FleetError(
             host=left[0].host, subject=left[0].key, found=f"{left[0].summary} ({len(left)} steps in all)",
             expected="nothing that apply would still do", hint="fleet apply first; fleet plan shows what it would do",
+        )  # fmt: skip
+
+
+def paid(plan: Mapping[str, list[Step]]) -> None:
+    """A boot loads what a restart would, without a way back."""
+    left = [step for steps in plan.values() for step in steps if step.pending]
+    if left:
+        raise FleetError(
+            host=left[0].host, subject=left[0].key, found=f"{left[0].summary} ({len(left)} restarts owed in all)",
+            expected="no restart owed: a boot would load the change, and could not go back from it",
+            hint="fleet roll first, then fleet roll --reboot",
         )  # fmt: skip
 
 
@@ -97,6 +109,15 @@ def on_its_way_back(debt: Debt) -> FleetError:
         expected="it to be well with its earlier files",
         hint="no other member was or will be touched. Mend it by hand, then --resume or --abort; journalctl -u "
         f"{debt.units[0]} on that host says more",
+    )  # fmt: skip
+
+
+def not_back(host: str, path: Path) -> FleetError:
+    return FleetError(
+        host=host, subject="reboot", found="a host that is not well after its boot, or that a roll had in hand",
+        expected="it to serve as before",
+        hint=f"no other host was or will be touched. Mend it by hand, then fleet roll {path.name} --resume goes on; "
+        "--abort ends the roll as soon as this host is well",
     )  # fmt: skip
 
 

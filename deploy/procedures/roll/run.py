@@ -2,52 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from deploy.converge.step import units_of
 from deploy.errors import FleetError, FleetErrors
-from deploy.model.fleet import Live
-from deploy.model.settings import Roll
 from deploy.model.ways import Way
-from deploy.procedures import db
 from deploy.procedures.roll import journal as journals
-from deploy.procedures.roll import notes, refusals
-from deploy.procedures.roll.gates import Gates
+from deploy.procedures.roll import notes, reboots, refusals
 from deploy.procedures.roll.journal import Journal
+from deploy.procedures.roll.mending import look, mend
 from deploy.procedures.roll.order import Action, Debt, Deed, chosen, debts, deeds, sequence, way_of, whole
-from deploy.procedures.roll.taking import Hands, Moved, broken_off, ways_of
+from deploy.procedures.roll.steps import MOVES, Options, Rolled, Say, Steps, leaders
+from deploy.procedures.roll.taking import Hands, Moved, ways_of
 from deploy.procedures.session import Session
+
+__all__ = ["Options", "Rolled", "abort", "dry", "resume", "roll"]
 
 UNTOUCHED = frozenset({Action.FETCH, Action.BEFORE, Action.NOTE, Action.HAND_OVER, Action.DRAIN})
 """Steps that change nothing on a member that would have to go back."""
-MOVES = 5
-"""A member that is about to be restarted and comes to lead so often in one roll: something else is wrong."""
-
-Say = Callable[[str], None]
-"""Told each step before it is taken, and what is noticed on the way."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """`service`: only its members. `canary`: the host to begin with, where it is owed and does not lead.
-
-    `skip`: gates by name that are not asked: for the tests that show what each is there for.
-    """
-
-    service: str = ""
-    canary: str = ""
-    skip: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class Rolled:
-    """What a roll did: its steps, in order, and how it ended: done, nothing, stopped, aborted."""
-
-    how: str
-    steps: tuple[Deed, ...] = ()
-    errors: tuple[FleetError, ...] = ()
 
 
 def dry(session: Session, options: Options) -> list[Deed]:
@@ -62,10 +35,6 @@ def dry(session: Session, options: Options) -> list[Deed]:
     refusals.applied(run.plan())
     ways = chosen(ways_of(run), options.service)
     return whole(debts(run.plan(), ways), ways, leaders(run.live), options.canary)
-
-
-def leaders(live: Live) -> Mapping[str, str]:
-    return {cluster: host for cluster, host in live.leaders.items() if cluster in live.proven}
 
 
 def roll(session: Session, options: Options, say: Say = lambda _: None) -> Rolled:
@@ -105,10 +74,12 @@ def resume(session: Session, options: Options, say: Say = lambda _: None) -> Rol
         options, service=options.service or given.get("service", ""), canary=options.canary or given.get("canary", "")
     )
     journal = Journal.resume(session.path, name, "fleet roll --resume")
+    if reboots.left(session.path, left):
+        return reboots.resume(session, replace(options, hosts=reboots.asked(given)), journal, say, left)
     rolling = _Roll(session, options, journal, say, noted=left.noted)
     rolling.lock(take_over=True)
-    _look(session, journal, say)
-    _mend(session, journal, say)
+    look(session, journal, say)
+    mend(session, journal, say)
     return rolling.go()
 
 
@@ -129,26 +100,18 @@ def abort(session: Session, options: Options, say: Say = lambda _: None) -> Roll
     refusals.not_complete(session.path)
     roll_name = refusals.left_over(session.path, left, required=False)
     journal = Journal.resume(session.path, roll_name, refusals.ABORT)
+    if reboots.left(session.path, left):
+        return reboots.abort(session, options, journal, say, left)
     rolling = _Roll(session, options, journal, say, noted=left.noted)
     rolling.lock(take_over=True)
-    _look(session, journal, say)
-    _mend(session, journal, say)
+    look(session, journal, say)
+    mend(session, journal, say)
     return rolling.back(left)
 
 
-@dataclass
-class _Roll:
-    session: Session
-    options: Options
-    journal: Journal
-    say: Say
-    noted: frozenset[tuple[str, str]] = frozenset()
-    taken: list[Deed] = field(default_factory=list)
-
+class _Roll(Steps):
     def __post_init__(self) -> None:
-        self.run = self.session.run
-        self.settings: Roll = self.run.fleet.hosts[0].settings.roll
-        self.gates = Gates(self.run, self.settings, self.options.skip)
+        super().__post_init__()
         self.hands = Hands(self.run, self.gates, self.journal.roll, self.journal.who, self._noticed)
 
     # -- forward -------------------------------------------------------------------------------------------
@@ -190,14 +153,6 @@ class _Roll:
             expected = self._compared(expected, debt, way)
         self._end("done")
         return Rolled("done", tuple(self.taken))
-
-    def _look(self) -> None:
-        """Look at all hosts, between two members."""
-        try:
-            self.run.look_all()
-        except (FleetError, FleetErrors) as error:
-            self.journal.write("failed", action="look", why=[str(error)])
-            raise refusals.in_the_middle(error, self.session.path) from None
 
     def _member(self, debt: Debt, way: Way, *, canary: bool) -> None:
         leads = bool(way.cluster) and leaders(self.run.live).get(way.cluster) == debt.host
@@ -300,69 +255,3 @@ class _Roll:
             every = [deed for deed in every if deed.action in {Action.BACK, Action.SETTLE}]
         for deed in every:
             self._take(deed, debt, way, back=True)
-
-    # -- one step ------------------------------------------------------------------------------------------
-
-    def lock(self, *, take_over: bool) -> None:
-        deed = Deed(Action.LOCK)
-        self._write(deed)
-        notes.lock(self.run, self.journal.roll, self.journal.who, take_over=take_over)
-        self.journal.write("done", action=deed.action.name)
-
-    def _take(self, deed: Deed, debt: Debt | None = None, way: Way | None = None, *, back: bool = False) -> None:
-        self._write(deed)
-        self.hands.take(deed, debt, way, back=back)
-        self.journal.write("done", action=deed.action.name, host=deed.host, way=deed.way)
-
-    def _write(self, deed: Deed) -> None:
-        self.journal.write(
-            "take", action=deed.action.name, host=deed.host, way=deed.way, units=deed.units, words=deed.words()
-        )
-        self.taken.append(deed)
-        self.say(deed.words())
-
-    def _noticed(self, words: str) -> None:
-        self.journal.write("noticed", words=words)
-        self.say(f"({words})")
-
-    def _end(self, how: str) -> None:
-        self._take(Deed(Action.FORGET))
-        self._take(Deed(Action.UNLOCK))
-        self.journal.end(how)
-
-
-def _look(session: Session, journal: Journal, say: Say) -> None:
-    """The first look after a roll that died: where it died while it moved the database's writes, that is gone on with.
-
-    Raises:
-        FleetError, FleetErrors: it cannot be told who leads for another reason.
-    """
-    run = session.run
-    try:
-        run.look_all()
-    except FleetError as error:
-        found = broken_off(run)
-        if found is None:
-            raise
-        journal.write("mend", why=error.message())
-        say("(the writes of the database were being moved: that is gone on with first)")
-        db.move(found, None)
-        run.look_all()
-
-
-def _mend(session: Session, journal: Journal, say: Say) -> None:
-    """Start what a dead roll left stopped, make followers follow, as apply does. No file: an abort brings those back.
-
-    What cannot be mended so is left to the gates, which judge it.
-    """
-    run = session.run
-    for name, steps in run.plan().items():
-        if todo := [step for step in steps if not step.pending and units_of(step)]:
-            journal.write("mend", host=name, keys=[step.key for step in todo])
-            say(f"({name}: what was left stopped or half done is mended first)")
-            try:
-                run.act(name, todo)
-            except FleetError as error:
-                journal.write("noticed", words=error.message())
-    run.failures.clear()
-    run.look_all()

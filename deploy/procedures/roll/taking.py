@@ -80,14 +80,14 @@ class Hands:
             case Action.BACK:
                 self._bring_back(way, host, deed.units)
             case Action.INSTALL:
-                self._stays(way, host, debt.begun)
+                self.stays(way, host, debt.begun)
                 script = shell.change(deed.units, () if way.graceful else way.units)
                 self.changed.add((host, way.name))
                 self.run.do(host, f"{way.name}: install", notes.ours(self.who) + script)
             case Action.RESTART:
                 # One that was stopped to be given another version leads nobody.
                 if (host, way.name) not in self.changed:
-                    self._stays(way, host, debt.begun or back)
+                    self.stays(way, host, debt.begun or back)
                 self._restart(way, host, deed.units)
             case Action.AFTER:
                 self.gates.hold(way, host, after=True, declared=not back, since=since)
@@ -163,7 +163,7 @@ class Hands:
         script = notes.ours(self.who) + "\n".join([*(shell.bring_back(unit, stop) for unit in units), way.after_back])
         self.run.do(host, f"{way.name}: earlier files", script)
 
-    def _stays(self, way: Way, host: str, out: bool) -> None:
+    def stays(self, way: Way, host: str, out: bool) -> None:
         """Raises Moved if it has come to lead."""
         if way.cluster and way.moves and LEADS not in self.gates.skip and self._leads(way, host, out):
             raise Moved

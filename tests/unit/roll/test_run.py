@@ -15,7 +15,7 @@ from deploy.model.fleet import Live
 from deploy.model.resources import StepClass, Unit
 from deploy.model.ways import Act, Way
 from deploy.procedures import db
-from deploy.procedures.roll import journal, notes
+from deploy.procedures.roll import journal, mending, notes
 from deploy.procedures.roll import run as module
 from deploy.procedures.roll.order import Action, Debt, Deed
 from deploy.procedures.roll.run import Options
@@ -285,14 +285,14 @@ def test_a_move_of_the_writes_that_broke_off_is_gone_on_with_first(
     world: World, monkeypatch: pytest.MonkeyPatch, work: Callable[..., Any]
 ) -> None:
     done = dead(world, monkeypatch, FleetError(subject="mysql", found="no writable primary", expected="one"))
-    monkeypatch.setattr(module, "broken_off", lambda run: "members")
+    monkeypatch.setattr(mending, "broken_off", lambda run: "members")
     assert work(world.session, Options()).how in {"done", "aborted"}
     assert done == ["moved"]
 
 
 def test_where_nothing_was_being_moved_the_refusal_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     done = dead(world, monkeypatch, FleetError(subject="redis", found="two primaries", expected="one"))
-    monkeypatch.setattr(module, "broken_off", lambda run: None)
+    monkeypatch.setattr(mending, "broken_off", lambda run: None)
     with pytest.raises(FleetError, match="two primaries"):
         module.resume(world.session, Options())
     assert done == []
