@@ -140,13 +140,12 @@ def _pinned(ctx: Context, resources: Iterable[Resource]) -> Iterable[Resource]:
             yield item
 
 
-def unknown_pins(contexts: Iterable[Context]) -> list[FleetError]:
-    """Pins of packages that no host of the fleet has."""
-    every = list(contexts)
-    pinned = {pin for ctx in every for pin in ctx.settings.packages.pins}
+def unknown_pins(fleet: Fleet, state: Callable[[str], HostState]) -> list[FleetError]:
+    """Pins of packages that no host of the fleet has. state: host -> what is desired of it."""
+    pinned = {pin for host in fleet.hosts for pin in host.settings.packages.pins}
     if not pinned:
         return []
-    known = {item.origin for ctx in every for item in host_state(ctx).resources if isinstance(item, Package)}
+    known = {item.origin for host in fleet.hosts for item in state(host.name).resources if isinstance(item, Package)}
     return [
         FleetError(
             subject="packages.pins", found=repr(pin),

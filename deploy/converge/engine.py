@@ -113,7 +113,7 @@ class Run:
                 self._learn(self.fleet.witnesses())
             else:
                 self._states.clear()
-                if unknown := desired.unknown_pins(self.context(host.name) for host in self.fleet.hosts):
+                if unknown := desired.unknown_pins(self.fleet, self.state):
                     raise FleetErrors(unknown)
                 self._learn(self._not_asked())
                 return

@@ -33,7 +33,7 @@ class Moved(Exception):
 @dataclass
 class Hands:
     """What the steps are taken with. `started`: (host, way) -> when, by the host's clock, its restart had ended.
-    `changed`: (host, way) that was given another version.
+    `changed`: (host, way) that was stopped and given another version; `upgraded`: ways of which some were.
 
     `who`: as the hosts' locks name this controller; under another's lock nothing is changed.
     """
@@ -45,6 +45,7 @@ class Hands:
     say: Callable[[str], None] = lambda _: None
     started: dict[tuple[str, str], float] = field(default_factory=dict)
     changed: set[tuple[str, str]] = field(default_factory=set)
+    upgraded: set[str] = field(default_factory=set)
 
     def take(self, deed: Deed, debt: Debt | None, way: Way | None, *, back: bool = False) -> None:
         """Do one step.
@@ -82,12 +83,15 @@ class Hands:
             case Action.INSTALL:
                 self.stays(way, host, debt.begun)
                 script = shell.change(deed.units, () if way.graceful else way.units)
-                self.changed.add((host, way.name))
+                self.upgraded.add(way.name)
+                if not way.graceful:
+                    self.changed.add((host, way.name))
                 self.run.do(host, f"{way.name}: install", notes.ours(self.who) + script)
             case Action.RESTART:
                 # One that was stopped to be given another version leads nobody.
                 if (host, way.name) not in self.changed:
                     self.stays(way, host, debt.begun or back)
+                self.changed.discard((host, way.name))
                 self._restart(way, host, deed.units)
             case Action.AFTER:
                 self.gates.hold(way, host, after=True, declared=not back, since=since)
@@ -101,7 +105,7 @@ class Hands:
                 lines = [shell.forget_kept(unit) for unit in deed.units] if back else []
                 self.run.do(host, f"{way.name}: settle", "\n".join([*lines, notes.forget(way.name)]))
             case Action.FINISH:
-                installed = way.installed if any(name == way.name for _, name in self.changed) else ""
+                installed = way.installed if way.name in self.upgraded else ""
                 self.run.do(host, f"{way.name}: finish", f"{way.finish}\n{installed}")
             case _:
                 raise AssertionError(deed.action)

@@ -13,6 +13,7 @@ import pytest
 from deploy.converge import shell
 from deploy.converge.desired import host_state, unknown_pins, ways
 from deploy.converge.step import Step
+from deploy.errors import FleetError
 from deploy.model import resources as want
 from deploy.model.fleet import Context, HostInput, Live, build
 from deploy.model.resources import File, Package, Phase, StepClass, Unit
@@ -65,8 +66,12 @@ def test_apt_knows_the_pins_before_the_first_package_is_installed() -> None:
 
 
 def test_a_pin_of_what_nobody_has_is_refused() -> None:
-    assert unknown_pins([context("data1")]) == []
-    found = unknown_pins([pinned("data1", PINS | {"redis-server": "5:7.0.15-1"})])
+    def found_in(pins: dict[str, str]) -> list[FleetError]:
+        return unknown_pins(pinned("data1", pins).fleet, lambda name: host_state(pinned(name, pins)))
+
+    assert found_in({}) == []
+    assert found_in(PINS) == []
+    found = found_in(PINS | {"redis-server": "5:7.0.15-1"})
     assert [error.found for error in found] == ["'redis-server'"]
     assert "redis" in found[0].expected
 
@@ -148,9 +153,11 @@ def test_one_that_was_stopped_for_its_packages_is_started_again_whoever_leads() 
     assert done[-1].startswith("may it\n")
     made.take(deed(Action.INSTALL, "mariadb=2"), DEBT, WAY)
     assert "systemctl stop -- m.service" in done[-1]
-    made.gates.leader = lambda way, host: None  # type: ignore[assignment, method-assign]
+    made.gates.leader = lambda way, host: "data1"  # type: ignore[assignment, method-assign]
     made.take(deed(Action.RESTART, "m.service"), DEBT, WAY)
     assert "systemctl restart -- m.service" in done[-1]
+    with pytest.raises(Moved):
+        made.take(deed(Action.RESTART, "m.service"), DEBT, WAY)
     made.take(deed(Action.FINISH), DEBT, WAY)
     assert done[-1] == "the end\nafter it"
 
