@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from deploy.converge.desired import ways
+from deploy.converge.desired import host_state, render, tree, ways
 from deploy.model.catalog import CATALOG
+from deploy.model.fleet import Context, Live
 from deploy.model.observed import Answer, Snapshot
+from deploy.model.resources import Unit
 from deploy.model.ways import Gate, HealthSeen, View, Way
+from tests.unit import test_apply_classes as apply_classes
 from tests.unit.roll.fleets import DATA, FLEET, context, redis, stopped
 
 
@@ -89,3 +92,43 @@ def test_health_latency_and_errors() -> None:
     assert list(gate(CACHE, "errors").why_not(seen)) == ["data2: b", "data2: c"]
     unknown = replace(seen, usual={})
     assert list(gate(CACHE, "latency").why_not(unknown)) == []
+
+
+# -- every service, also those without a cluster ---------------------------------------------------------------
+
+EVERYBODY = apply_classes.fleet()
+LIVE = Live({"redis-cache": "data1", "redis-sessions": "data1", "mysql": "data1"}, frozenset({"redis-cache", "mysql"}))
+
+
+def member_of(name: str) -> Context:
+    return Context(EVERYBODY, EVERYBODY.host(name), LIVE, "", lambda _: "secret", render, tree)
+
+
+PLAIN = [
+    (host.name, one)
+    for host in EVERYBODY.hosts
+    for one in ways(member_of(host.name))
+    if one.service in {"frontend", "proxy", "gitserver", "broadcaster", "grader", "runner", "worker", "monitoring"}
+]
+
+
+@pytest.mark.parametrize(("name", "of"), PLAIN, ids=[f"{name} {of.name}" for name, of in PLAIN])
+def test_the_gates_of_a_service_without_a_cluster(name: str, of: Way) -> None:
+    """What a gate looks at has the way's units; it holds while they run, and not when one of them does not."""
+    ctx = member_of(name)
+    asked = {
+        item.name
+        for item in host_state(ctx).resources
+        if isinstance(item, Unit) and item.role in {of.service, *of.witnesses}
+    }
+    assert set(of.units) <= asked
+    seen = {host.name: apply_classes.HOSTS[host.name] for host in EVERYBODY.members(of.service)}
+    well = tuple(HealthSeen(host, "x", True, 0.1, "") for host in seen)
+    for item in of.gates:
+        assert list(item.why_not(View(ctx, name, seen, well))) == [], item.name
+    for unit in of.units:
+        broken = replace(seen[name], units=dict(seen[name].units) | {unit: stopped()})
+        said = list(gate(of, "running").why_not(View(ctx, name, seen | {name: broken}, well)))
+        assert said == [f"{name}: {unit} is failed"]
+    unwell = (*well[1:], replace(well[0], well=False, detail="refused"))
+    assert list(gate(of, "health").why_not(View(ctx, name, seen, unwell))) == [f"{unwell[-1].host}: x: refused"]
