@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.converge import shell
+from deploy.converge import apt
 from deploy.procedures.roll.order import Action
 from deploy.procedures.roll.run import Options
 from tests.chaos import results
@@ -90,10 +90,10 @@ def test_a_package_that_breaks_goes_back_by_itself(
 ) -> None:
     before, after = versions
     copy = str(pinned(tmp_path / "bad", after))
-    real = shell.change
+    real = apt.change
     with monkeypatch.context() as patch:
         patch.setattr(
-            shell, "change",
+            apt, "change",
             lambda pairs, stop: real(pairs, stop) + "\nprintf '#!/bin/sh\\nexit 1\\n' >/usr/bin/redis-check-rdb",
         )  # fmt: skip
         assert applied(copy).errors == ()
@@ -119,14 +119,14 @@ def test_without_the_earlier_package_nothing_is_begun(
     _, after = versions
     copy = str(pinned(tmp_path / "gone", after))
     running = started()
-    real = shell.fetch
+    real = apt.fetch
 
     def fetch(pairs: Sequence[str], units: Sequence[str], *, again: bool) -> str:
         script = real(pairs, units, again=again)
         return script.replace("/var/cache/apt/archives/", "/nonexistent/").replace("apt-get -q download", "false")
 
     with monkeypatch.context() as patch:
-        patch.setattr(shell, "fetch", fetch)
+        patch.setattr(apt, "fetch", fetch)
         assert applied(copy).errors == ()
         found = rolled(Options(service="redis"), copy)
     assert found.how == "stopped"

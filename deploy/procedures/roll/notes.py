@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from deploy.converge import remote
@@ -19,6 +19,8 @@ from deploy.model.resources import ROLLING
 
 FOLDER = "/var/lib/fleet/roll"
 LOCK = "lock"
+STEPS = "steps"
+"""The steps that this roll has taken on the host, the last one last."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,12 @@ class Kept:
 
 @dataclass(frozen=True)
 class Left:
-    """What is on the hosts. `locks`: host -> who holds it; `noted`: (host, way) in hand."""
+    """What is on the hosts. `locks`: host -> who holds it; `noted`: (host, way) in hand; `last`: host -> last step."""
 
     locks: dict[str, dict[str, str]]
     noted: frozenset[tuple[str, str]]
     kept: tuple[Kept, ...]
+    last: Mapping[str, str] = field(default_factory=dict)
 
 
 def read(run: Run) -> Left:
@@ -46,7 +49,9 @@ def read(run: Run) -> Left:
         FleetError: one of them does not answer.
     """
     script = f"""\
-cd {FOLDER} 2>/dev/null && for f in *; do [ ! -f "$f" ] || printf 'note\\t%s\\t%s\\n' "$f" "$(head -c 500 "$f")"; done
+cd {FOLDER} 2>/dev/null && for f in *; do
+  [ ! -f "$f" ] || printf 'note\\t%s\\t%s\\n' "$f" "$(tail -n 1 "$f" | head -c 500)"
+done
 cd {ROLLING} 2>/dev/null && for u in *; do
   [ -d "$u" ] || continue
   at=$(systemctl show --timestamp=unix -p ActiveEnterTimestamp --value -- "$u" | tr -d '@')
@@ -56,6 +61,7 @@ echo end"""
     locks: dict[str, dict[str, str]] = {}
     noted: set[tuple[str, str]] = set()
     kept: list[Kept] = []
+    last: dict[str, str] = {}
     replies = together(run.hosts, lambda name: remote.run(run.hosts[name], script, seconds=60))
     for name, reply in replies.items():
         if not reply.stdout or reply.stdout[-1] != "end":
@@ -71,9 +77,11 @@ echo end"""
                 kept.append(Kept(name, what, int(started or 0) >= int(since or 0)))
             elif what == LOCK:
                 locks[name] = _parsed(text)
+            elif what == STEPS:
+                last[name] = text
             else:
                 noted.add((name, what))
-    return Left(locks, frozenset(noted), tuple(kept))
+    return Left(locks, frozenset(noted), tuple(kept), last)
 
 
 def _parsed(text: str) -> dict[str, str]:
@@ -100,7 +108,7 @@ def lock(run: Run, roll: str, who: str, *, take_over: bool) -> None:
 
     def one(name: str) -> None:
         try:
-            run.do(name, "roll: lock", script, seconds=60)
+            run.do(name, "roll: lock", script, seconds=60, unseen=True)
         except FleetError as error:
             raise held(name, _parsed(error.found)) from None
         taken.append(name)
@@ -113,12 +121,13 @@ def lock(run: Run, roll: str, who: str, *, take_over: bool) -> None:
         raise
 
 
-def held(host: str, lock: dict[str, str]) -> FleetError:
+def held(host: str, lock: dict[str, str], last: str = "") -> FleetError:
+    """last: the last step that it took on this host."""
     return FleetError(
         host=host,
         subject="roll",
         found=f"a roll of {lock.get('who', 'somebody')} since {lock.get('since', 'an unknown time')} "
-        f"({lock.get('roll', 'unnamed')}) that has not ended",
+        f"({lock.get('roll', 'unnamed')}) that has not ended" + (f"; its last step here: {last}" if last else ""),
         expected="no other roll",
         hint="wait for it; if its controller died: fleet roll NAME --resume goes on, --abort goes back",
     )
@@ -126,8 +135,8 @@ def held(host: str, lock: dict[str, str]) -> FleetError:
 
 def unlock(run: Run, names: Iterable[str], who: str = "") -> None:
     """who: whose lock it has to be; another's stays."""
-    script = f"{ours(who)}rm -f -- {FOLDER}/{LOCK}"
-    together(list(names), lambda name: run.do(name, "roll: unlock", script, seconds=60))
+    script = f"{ours(who)}rm -f -- {FOLDER}/{LOCK} {FOLDER}/{STEPS}"
+    together(list(names), lambda name: run.do(name, "roll: unlock", script, seconds=60, unseen=True))
 
 
 def ours(who: str) -> str:
@@ -140,10 +149,16 @@ def ours(who: str) -> str:
     )
 
 
+def tell(run: Run, host: str, words: str, who: str = "") -> None:
+    """Say on the host what is about to be done there, for other controllers."""
+    script = f"{ours(who)}printf '%s\\n' {shlex.quote(words)} >>{FOLDER}/{STEPS}"
+    run.do(host, "roll: step", script, seconds=60, unseen=True)
+
+
 def note(run: Run, host: str, way: str, roll: str, who: str = "") -> None:
     path = f"{FOLDER}/{way}"
     script = f"{ours(who)}printf '%s\\n' {shlex.quote(roll)} >{path}\nsync {path}"
-    run.do(host, f"roll: note of {way}", script, seconds=60)
+    run.do(host, f"roll: note of {way}", script, seconds=60, unseen=True)
 
 
 def forget(way: str) -> str:

@@ -51,8 +51,9 @@ def paid(plan: Mapping[str, list[Step]]) -> None:
 def nobody_rolls(left: notes.Left) -> None:
     """Raise FleetError if a roll has a host in hand, or left it so."""
     if left.locks:
-        host = next(iter(left.locks))
-        raise notes.held(host, left.locks[host])
+        # Where it is at work, rather than where it only holds the lock.
+        host = next((name for name in left.last if name in left.locks), next(iter(left.locks)))
+        raise notes.held(host, left.locks[host], left.last.get(host, ""))
 
 
 def nobody_elses(path: Path, left: notes.Left) -> None:

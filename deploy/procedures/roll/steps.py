@@ -19,6 +19,11 @@ from deploy.procedures.session import Session
 MOVES = 5
 """A member that is about to be restarted and comes to lead so often in one roll: something else is wrong."""
 
+SHOWN = frozenset(
+    {Action.HAND_OVER, Action.DRAIN, Action.INSTALL, Action.BACK, Action.RESTART, Action.REBOOT, Action.WATCH}
+)
+"""What other controllers can read on the host itself."""
+
 Say = Callable[[str], None]
 """Told each step before it is taken, and what is noticed on the way."""
 
@@ -85,6 +90,8 @@ class Steps:
         )
         self.taken.append(deed)
         self.say(deed.words())
+        if deed.action in SHOWN:
+            notes.tell(self.run, deed.host, deed.words(), self.journal.who)
 
     def _noticed(self, words: str) -> None:
         self.journal.write("noticed", words=words)

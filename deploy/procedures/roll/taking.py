@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from deploy.converge import desired, shell
+from deploy.converge import apt, desired, shell
 from deploy.converge.engine import Run
 from deploy.converge.step import units_of
 from deploy.converge.together import together
@@ -65,7 +65,7 @@ class Hands:
         host, since = deed.host, self.started.get((deed.host, deed.way))
         match deed.action:
             case Action.FETCH:
-                script = shell.fetch(deed.units, debt.shared, again=debt.begun)
+                script = apt.fetch(deed.units, debt.shared, again=debt.begun)
                 if way.may_install and not debt.begun:
                     script = f"{way.may_install}\n{script}"
                 self.run.do(host, f"{way.name}: fetch", notes.ours(self.who) + script, unseen=True)
@@ -82,7 +82,7 @@ class Hands:
                 self._bring_back(way, host, deed.units)
             case Action.INSTALL:
                 self.stays(way, host, debt.begun)
-                script = shell.change(deed.units, () if way.graceful else way.units)
+                script = apt.change(deed.units, () if way.graceful else way.units)
                 self.upgraded.add(way.name)
                 if not way.graceful:
                     self.changed.add((host, way.name))
@@ -103,7 +103,7 @@ class Hands:
             case Action.SETTLE:
                 # Until the roll ends there is a way back for all that it has touched; what has gone it needs no other.
                 lines = [shell.forget_kept(unit) for unit in deed.units] if back else []
-                self.run.do(host, f"{way.name}: settle", "\n".join([*lines, notes.forget(way.name)]))
+                self.run.do(host, f"{way.name}: settle", "\n".join([*lines, notes.forget(way.name)]), unseen=True)
             case Action.FINISH:
                 installed = way.installed if way.name in self.upgraded else ""
                 self.run.do(host, f"{way.name}: finish", f"{way.finish}\n{installed}")
@@ -124,7 +124,7 @@ class Hands:
             if (one.host, one.unit) not in owed:
                 done.setdefault(one.host, []).append(shell.forget_kept(one.unit))
         mine = notes.ours(self.who)
-        together(done, lambda name: self.run.do(name, "roll: earlier files", mine + "\n".join(done[name])))
+        together(done, lambda name: self.run.do(name, "roll: earlier files", mine + "\n".join(done[name]), unseen=True))
 
     def on_all(self, acts: Iterable[Act], key: str) -> None:
         """Acts on different hosts, all at once."""

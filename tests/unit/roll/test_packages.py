@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from deploy.converge import shell
+from deploy.converge import apt, shell
 from deploy.converge.desired import host_state, unknown_pins, ways
 from deploy.converge.step import Step
 from deploy.errors import FleetError
@@ -259,14 +259,14 @@ UNITS = ("redis-cache.service", "redis-sessions.service")
 def test_there_and_back(machine: Machine) -> None:
     for name in ("redis-server", "redis-tools"):
         machine.archive(name, "5:1")
-    done = machine.run(shell.fetch(("redis=5:2",), UNITS, again=False))
+    done = machine.run(apt.fetch(("redis=5:2",), UNITS, again=False))
     assert done.returncode == 0, done.stdout + done.stderr
     assert machine.installed() == {"redis-server": "5:1", "redis-tools": "5:1"}
     assert "--download-only --allow-downgrades redis-server=5:2 redis-tools=5:2" in machine.log.read_text()
     for unit in UNITS:
         assert len(list((machine.root / "rolling" / unit / "packages").iterdir())) == 2
         assert (machine.root / "rolling" / unit / "since").read_text().strip().isdigit()
-    done = machine.run(shell.change(("redis=5:2",), UNITS[:1]))
+    done = machine.run(apt.change(("redis=5:2",), UNITS[:1]))
     assert done.returncode == 0, done.stdout + done.stderr
     assert machine.installed() == {"redis-server": "5:2", "redis-tools": "5:2"}
     assert "systemctl stop -- redis-cache.service" in machine.log.read_text()
@@ -283,7 +283,7 @@ def test_there_and_back(machine: Machine) -> None:
 
 def test_without_a_way_back_nothing_is_begun(machine: Machine) -> None:
     machine.archive("redis-server", "5:1")
-    done = machine.run(shell.fetch(("redis=5:2",), UNITS, again=False))
+    done = machine.run(apt.fetch(("redis=5:2",), UNITS, again=False))
     assert done.returncode == 1
     assert "redis-tools 5:1 can no longer be had, so there would be no way back" in done.stdout
     assert not (machine.root / "rolling").exists()
@@ -291,7 +291,7 @@ def test_without_a_way_back_nothing_is_begun(machine: Machine) -> None:
 
 
 def test_a_package_that_breaks_says_why(machine: Machine) -> None:
-    done = machine.run(shell.change(("redis=broken",), UNITS[:1]))
+    done = machine.run(apt.change(("redis=broken",), UNITS[:1]))
     assert done.returncode == 1
     assert "it is broken" in done.stdout
 
@@ -299,7 +299,7 @@ def test_a_package_that_breaks_says_why(machine: Machine) -> None:
 def test_what_a_broken_package_left_does_not_stop_the_way_back(machine: Machine) -> None:
     machine.archive("redis-server", "5:1")
     machine.archive("redis-tools", "5:1")
-    assert machine.run(shell.fetch(("redis=5:2",), UNITS, again=False)).returncode == 0
+    assert machine.run(apt.fetch(("redis=5:2",), UNITS, again=False)).returncode == 0
     machine.install(redis_server="5:2")
     machine.put("dpkg", "echo 'redis-server is not configured'; exit 1")
     done = machine.run(shell.bring_back(UNITS[0], UNITS[:1]))

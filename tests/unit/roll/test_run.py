@@ -41,7 +41,7 @@ class World:
         self.on: On = lambda deed, world: None
         run = SimpleNamespace(
             fleet=FLEET, hosts=dict.fromkeys(DATA), plan=self.plan, look_all=self.look, context=context,
-            do=lambda host, key, script, seconds=0: self.cleaned.append(f"{host} {key}"), failures=[],
+            do=lambda host, key, script, **more: self.cleaned.append(f"{host} {key}"), failures=[],
         )  # fmt: skip
         self.run: Any = run
         self.session: Any = SimpleNamespace(run=run, path=folder)

@@ -16,6 +16,7 @@ from deploy.converge.remote import Reply
 from deploy.errors import FleetError
 from deploy.procedures.roll import notes
 from deploy.procedures.roll.notes import Kept
+from deploy.procedures.roll.refusals import nobody_rolls
 from tests.unit.roll.fleets import DATA, FLEET, context
 
 SCRIPTS = {
@@ -89,7 +90,7 @@ def test_the_holder_of_a_lock_is_named() -> None:
 def test_of_two_controllers_the_second_leaves_nothing_behind() -> None:
     done: list[tuple[str, str]] = []
 
-    def do(name: str, key: str, script: str, seconds: int = 0) -> str:
+    def do(name: str, key: str, script: str, **_: Any) -> str:
         done.append((name, key))
         if key == "roll: lock" and name == "data2":
             raise FleetError(host=name, subject=key, found='{"who": "eve@other"}', expected="x")
@@ -114,3 +115,20 @@ def test_nothing_is_changed_under_another_controllers_lock(tmp_path: Path, holde
     assert ("went" in done.stdout) == goes
     if holder and not goes:
         assert holder in done.stdout
+
+
+def test_another_controller_sees_what_is_being_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    done: list[tuple[str, str]] = []
+    run: Any = SimpleNamespace(do=lambda host, key, script, **_: done.append((host, script)))
+    for words in ("data2: mysql: drain", "data2: mysql: restart mariadb.service"):
+        notes.tell(run, "data2", words)
+    for _, script in done:
+        subprocess.run(["sh", "-euc", script.replace(notes.FOLDER, str(tmp_path))], check=True)
+    assert (tmp_path / notes.STEPS).read_text().splitlines()[-1] == "data2: mysql: restart mariadb.service"
+    lock = 'note\tlock\t{"roll": "r1", "who": "ana@desk", "since": "then"}'
+    left = notes.read(
+        answered(monkeypatch, data1=[lock], data2=[lock, "note\tsteps\tdata2: mysql: restart mariadb.service"])
+    )
+    assert left.noted == frozenset()
+    with pytest.raises(FleetError, match=r"^data2: roll: .*its last step here: data2: mysql: restart mariadb.service"):
+        nobody_rolls(left)
