@@ -18,6 +18,8 @@ from tests.chaos.rolling import roll, started
 from tests.chaos.support import altered, apply, fleet
 from tests.unit.test_apply_classes import EVERY, another
 
+pytestmark = pytest.mark.thorough
+
 LEFT_OUT = {
     "base.ssh_from": "would lock the controller out", "base.login": "would lock the controller out",
     "base.operators": "would lock the controller out", "base.ntp_servers": "waived in the lab",

@@ -45,6 +45,7 @@ def prepared() -> Iterator[None]:
     settled()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("turn", range(REPEATS))
 def test_all_services_are_rolled_and_nothing_is_lost(tmp_path: Path, turn: int) -> None:
     """Never more than one member out; no write waits for longer than the bar; what --dry said is what was done."""

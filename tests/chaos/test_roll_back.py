@@ -81,7 +81,9 @@ def inventory(tmp_path: Path) -> Iterator[str]:
     settled()
 
 
-@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind == "does not start" else [pytest.mark.thorough]) for kind in BAD]
+)
 def test_stopped_at_the_first_member(kind: str, inventory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = BAD[kind]
     before = started()
@@ -105,6 +107,7 @@ def test_stopped_at_the_first_member(kind: str, inventory: str, monkeypatch: pyt
     assert settled_status.returncode == 0, settled_status.stdout
 
 
+@pytest.mark.thorough
 def test_a_certificate_that_the_peers_refuse(inventory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that trusts another CA: it starts, and nobody can speak to it."""
     real = backend.tls
@@ -130,6 +133,7 @@ def test_what_does_not_validate_never_comes_to_a_roll(inventory: str, monkeypatc
     assert started() == before
 
 
+@pytest.mark.thorough
 def test_without_watching_the_canary_a_bad_change_reaches_everybody(
     inventory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

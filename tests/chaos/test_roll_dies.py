@@ -21,6 +21,7 @@ base = {"service_nofile": 12288}
 roll = {"canary_seconds": 2, "read_interval": 0.3}
 """
 SERVICES = ("sentinel", "redis", "rabbitmq", "mysql")
+pytestmark = pytest.mark.thorough
 STEPS = range(2, 100) if REPEATS > 1 else (6, 12)
 """Lines of the journal after which the controller dies; more than a roll of one service has."""
 

@@ -54,6 +54,7 @@ def versions(tmp_path: Path) -> Iterator[tuple[str, str]]:
     settled()
 
 
+@pytest.mark.thorough
 def test_another_version_everywhere_and_nothing_is_lost(versions: tuple[str, str], tmp_path: Path) -> None:
     before, after = versions
     copy = pinned(tmp_path / "there", after)
@@ -85,6 +86,7 @@ def test_another_version_everywhere_and_nothing_is_lost(versions: tuple[str, str
     assert {kind: one.failed[:3] for kind, one in visits.items() if one.failed} == {}
 
 
+@pytest.mark.thorough
 def test_a_package_that_breaks_goes_back_by_itself(
     versions: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +114,7 @@ def test_a_forbidden_jump_is_refused_with_the_path(tmp_path: Path) -> None:
     assert "3.10 -> 3.11 -> 3.12 -> 3.13" in " ".join((done.stdout + done.stderr).split())
 
 
+@pytest.mark.thorough
 def test_without_the_earlier_package_nothing_is_begun(
     versions: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,8 @@ from tests.chaos.support import altered, fleet, on
 from tests.chaos.test_redis_failover import missing
 from tests.chaos.watching import watching
 
+pytestmark = pytest.mark.thorough
+
 DATA = ("data1", "data2", "data3")
 QUICK = 'roll = {"canary_seconds": 5, "read_interval": 0.5}\n'
 

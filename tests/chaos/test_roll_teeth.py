@@ -39,6 +39,7 @@ def changed(tmp_path: Path) -> Iterator[Path]:
     settled()
 
 
+@pytest.mark.thorough
 def test_a_failover_by_itself_is_noticed(changed: Path) -> None:
     """The lead moves to a member that is still owed its restart: it comes last then, and hands over before it."""
     path = path_of(changed)
@@ -72,6 +73,7 @@ def test_a_member_that_is_not_well_refuses_the_roll_and_nobody_is_touched(change
     assert started() == before
 
 
+@pytest.mark.thorough
 def test_without_its_gates_a_roll_takes_the_last_replica_away(changed: Path) -> None:
     """The twin: with one replica cut off, the other is restarted, and the primary takes no writes meanwhile."""
     leader = primary(CACHE)
