@@ -73,7 +73,7 @@ def lines(ctx: Context) -> Iterator[Line]:
     sockets = sorted(f"{address}:{amqp}" for address in (ctx.host.address, "127.0.0.1"))
     listening = (
         'lists:join(" ", lists:sort([inet:ntoa(I) ++ ":" ++ Show(P) || '
-        "{listener, N, amqp, _, I, P, _} <- rabbit_networking:active_listeners(), N =:= node()]))"
+        "{{acceptor, I, P}, #{protocol := rabbit_connection_sup}} <- maps:to_list(ranch:info())]))"
     )
     yield Line("listeners.tcp.1", sockets[0], f"[{listening}]", " ".join(sockets))
     yield Line("listeners.tcp.2", sockets[1])

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from deploy.model.catalog import SERVICES
 from deploy.roles.rabbitmq_topology import API
 from tests.chaos import faults, results
 from tests.chaos.failover import drained, eventually, load, settled, the_fleet
@@ -174,6 +175,18 @@ def test_an_interruption_too_short_to_pause_for(turn: int) -> None:
         until = time.time()
     results.note("RabbitMQ: an interruption too short to pause for", seconds_until_mended=took)
     judge("an interruption too short to pause for", publisher.end()["messages"], begun, until)
+
+
+@pytest.mark.thorough
+def test_a_member_whose_listeners_were_forgotten_is_used_again() -> None:
+    """As others leave it that took it for lost while it was frozen: open, but in no table that checks are answered from."""
+    host = MEMBERS[1]
+    port = SERVICES["rabbitmq"].port("amqp").number
+    listed = f"timeout 20 rabbitmq-diagnostics -q check_port_listener {port} >/dev/null 2>&1 && echo yes || true"
+    on(host, "timeout 20 rabbitmqctl -q eval 'mnesia:dirty_delete(rabbit_listener, node()).'")
+    assert on(host, listed) == ""
+    assert fleet("drift").returncode == 0, "what is open is open"
+    eventually("it is listed", lambda: on(host, listed) == "yes\n", 60)
 
 
 @pytest.mark.thorough
