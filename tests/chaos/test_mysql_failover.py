@@ -109,7 +109,9 @@ def test_primary_destroyed(turn: int) -> None:
         said = " ".join((done.stdout + done.stderr).split())
         assert done.returncode == 1, said
         assert f"{old}, which they follow, has lost its disk: `fleet db failover`" in said
-        assert touched(before, footprints(others)) == set()
+        # But for what Redis and Sentinel write themselves: they may be at their own failover.
+        changed = {path for _, path in touched(before, footprints(others))}
+        assert {path for path in changed if not path.startswith("/etc/redis/")} == set()
         begun = time.time()
         code, said = db_command("failover")
         assert code == 0, said
