@@ -21,7 +21,7 @@ MEMBERS = tuple(host.name for host in the_fleet().members("mysql"))
 def table() -> Iterator[None]:
     """A table in which a row can be there twice, so that it would be seen."""
     settled()
-    sql(database(), f"CREATE TABLE IF NOT EXISTS {TABLE} (n INT AUTO_INCREMENT PRIMARY KEY, id VARCHAR(80))")
+    sql(database(), f"CREATE OR REPLACE TABLE {TABLE} (n INT AUTO_INCREMENT PRIMARY KEY, id VARCHAR(80))")
     yield
     apply()
     settled()
