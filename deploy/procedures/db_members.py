@@ -40,14 +40,11 @@ class Members:
         Raises:
             FleetError: it did not come about.
         """
-        reply = remote.run(self.run.hosts[name], f"{ROLE_TOOL} {' '.join(words)}\n", seconds=seconds)
-        said = " ".join((reply.stdout or reply.stderr)[-2:])
-        if not reply.ok:
-            raise FleetError(
-                host=name, subject=f"mysql {words[0]}", found=self.run.masker(said or "no word of why"),
-                expected="the step to succeed", hint="fleet db status shows where the members stand",
-            )  # fmt: skip
-        return reply.stdout[-1] if reply.stdout else ""
+        said = self._done(
+            name, f"{ROLE_TOOL} {' '.join(words)}\n", seconds, subject=f"mysql {words[0]}",
+            expected="the step to succeed", hint="fleet db status shows where the members stand",
+        )  # fmt: skip
+        return said[-1] if said else ""
 
     def without_server(self, name: str) -> None:
         """Prove that a host on which no server is installed runs none.
@@ -55,12 +52,21 @@ class Members:
         Raises:
             FleetError: it does.
         """
-        reply = remote.run(self.run.hosts[name], "! pgrep -ax 'mariadbd|mysqld'\n", seconds=30)
+        self._done(
+            name, "! pgrep -ax 'mariadbd|mysqld'\n", 30, subject="mysql fence",
+            expected="no server on a host on which none is installed", hint="end it, or switch the host off",
+        )  # fmt: skip
+
+    def _done(self, name: str, script: str, seconds: int, *, subject: str, expected: str, hint: str) -> list[str]:
+        """What a script on a member says; FleetError with its last words if it fails."""
+        reply = remote.run(self.run.hosts[name], script, seconds=seconds)
         if not reply.ok:
+            said = " ".join((reply.stdout or reply.stderr)[-2:])
             raise FleetError(
-                host=name, subject="mysql fence", found=" ".join((reply.stdout or reply.stderr)[-2:]),
-                expected="no server on a host on which none is installed", hint="end it, or switch the host off",
+                host=name, subject=subject, found=self.run.masker(said or "no word of why"), expected=expected,
+                hint=hint,
             )  # fmt: skip
+        return reply.stdout
 
 
 @contextmanager

@@ -212,14 +212,14 @@ def _follow(cli: str, primary: str, port: int) -> str:
     return f"""\
 role() {{ {cli} "$@" ROLE | head -n 1; }}
 n=0
-while [ "$(role)" = master ] || [ "$(role -h {primary})" != master ]; do
+while [ $n -lt 60 ] && [ "$(role -h {primary})" = master ] && [ "$(role)" = master ]; do
   n=$((n + 1))
-  if [ $n -ge 60 ] || [ "$(role -h {primary})" != master ]; then
-    echo 'roles have moved since this run began: {primary} is not the one primary; run apply again'
-    exit 1
-  fi
   sleep 0.5
 done
+if [ "$(role)" = master ] || [ "$(role -h {primary})" != master ]; then
+  echo 'roles have moved since this run began: {primary} is not the one primary; run apply again'
+  exit 1
+fi
 {cli} -e REPLICAOF {primary} {port} >/dev/null
 {cli} -e CONFIG REWRITE >/dev/null"""
 

@@ -99,6 +99,11 @@ def database() -> str:
     return found[0]
 
 
+def fresh_table() -> None:
+    """The load's table without a row of an earlier run, in which a row can be there twice, so that it would be seen."""
+    sql(database(), f"CREATE OR REPLACE TABLE {writers.TABLE} (n INT AUTO_INCREMENT PRIMARY KEY, id VARCHAR(80))")
+
+
 def settled(seconds: float = 120, inventory: str | Path = INVENTORY) -> None:
     """Nothing differs from the inventory any more, without any apply."""
     said: list[str] = []

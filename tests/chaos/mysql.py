@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import results
-from tests.chaos.failover import database, eventually, settled, sql, the_fleet
+from tests.chaos.failover import database, eventually, fresh_table, settled, sql, the_fleet
 from tests.chaos.load import TABLE, Ledger
 from tests.chaos.support import INVENTORY, ROOT, altered, apply
 
@@ -19,9 +19,9 @@ MEMBERS = tuple(host.name for host in the_fleet().members("mysql"))
 
 @pytest.fixture(autouse=True)
 def table() -> Iterator[None]:
-    """A table in which a row can be there twice, so that it would be seen."""
+    """The load's table, and a fleet that is what its inventory says, before and after."""
     settled()
-    sql(database(), f"CREATE OR REPLACE TABLE {TABLE} (n INT AUTO_INCREMENT PRIMARY KEY, id VARCHAR(80))")
+    fresh_table()
     yield
     apply()
     settled()

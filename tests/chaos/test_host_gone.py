@@ -15,6 +15,7 @@ from tests.chaos.failover import (
     dead_letters,
     drained,
     eventually,
+    fresh_table,
     load,
     primary,
     redis,
@@ -34,7 +35,7 @@ MEMBERS = tuple(host.name for host in the_fleet().members("mysql"))
 def prepared(begun_well: None) -> Iterator[None]:
     """The workers run, as `apply` would start them anyway: the load's messages are what they can only put aside."""
     dead_letters(MEMBERS[0])
-    sql(database(), f"CREATE TABLE IF NOT EXISTS {TABLE} (n INT AUTO_INCREMENT PRIMARY KEY, id VARCHAR(80))")
+    fresh_table()
     yield
     sql(database(), f"DROP TABLE IF EXISTS {TABLE}")
     settled()

@@ -35,6 +35,10 @@ def running(host: str) -> bool:
     return "true" in on(host, "timeout 20 rabbitmqctl -q eval 'rabbit:is_running().' 2>/dev/null || true", check=False)
 
 
+def all_running() -> bool:
+    return all(running(host) for host in MEMBERS)
+
+
 def leaderless() -> list[str]:
     """Queues that nobody leads, as a running member sees them."""
     host = next(name for name in MEMBERS if running(name))
@@ -69,6 +73,15 @@ def test_each_member_killed_in_turn(turn: int) -> None:
     judge("each member killed in turn", publisher.end()["messages"], begun, until)
 
 
+def majority_lost(second: str, left: str) -> tuple[float, float]:
+    """Another member is killed, and comes back after the one that is left has paused; from when to when it did."""
+    with faults.killed_for_good(second, UNIT):
+        eventually(f"{left} pauses", lambda: not running(left), 90)
+        alone = time.time()
+        time.sleep(4)
+        return alone, time.time()
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("turn", range(REPEATS))
 def test_two_killed_one_after_the_other(turn: int) -> None:
@@ -77,14 +90,10 @@ def test_two_killed_one_after_the_other(turn: int) -> None:
     with load("web1", f"two-{turn}", "messages") as publisher:
         with faults.killed_for_good(first, UNIT):
             time.sleep(4)
-            with faults.killed_for_good(second, UNIT):
-                eventually(f"{left} pauses", lambda: not running(left), 90)
-                alone = time.time()
-                time.sleep(4)
-                ended = time.time()
+            alone, ended = majority_lost(second, left)
         eventually("a majority is back", lambda: sum(running(name) for name in MEMBERS) >= 2, 180)
         begun = time.time()
-        eventually("all are back", lambda: all(running(name) for name in MEMBERS), 180)
+        eventually("all are back", all_running, 180)
         time.sleep(BAR)
         until = time.time()
     ledger = publisher.end()["messages"]
@@ -100,9 +109,7 @@ def test_the_first_of_two_stays_away(turn: int) -> None:
     with load("web1", f"orphaned-{turn}", "messages") as publisher:
         with faults.killed_for_good(first, UNIT):
             time.sleep(4)
-            with faults.killed_for_good(second, UNIT):
-                eventually(f"{left} pauses", lambda: not running(left), 90)
-                time.sleep(4)
+            majority_lost(second, left)
             took = eventually("a majority runs", lambda: running(second) and running(left), 300)
             begun = time.time()
             time.sleep(BAR)
@@ -159,7 +166,7 @@ def interrupted(alone: str) -> None:
         time.sleep(2)
         if alone in partitions():
             return
-        eventually("all run", lambda: all(running(host) for host in MEMBERS), 90)
+        eventually("all run", all_running, 90)
     raise AssertionError("Mnesia did not part")
 
 
@@ -171,7 +178,7 @@ def test_an_interruption_too_short_to_pause_for(turn: int) -> None:
         begun = time.time()
         interrupted(alone)
         took = eventually("all share their tables", lambda: not partitions(), 120)
-        eventually("all run", lambda: all(running(host) for host in MEMBERS), 60)
+        eventually("all run", all_running, 60)
         until = time.time()
     results.note("RabbitMQ: an interruption too short to pause for", seconds_until_mended=took)
     judge("an interruption too short to pause for", publisher.end()["messages"], begun, until)
@@ -205,7 +212,7 @@ def test_without_the_watch_an_interruption_lasts() -> None:
         for host in MEMBERS:
             on(host, f"systemctl start {timer}")
         eventually("all share their tables", lambda: not partitions(), 120)
-        eventually("all run", lambda: all(running(host) for host in MEMBERS), 60)
+        eventually("all run", all_running, 60)
 
 
 ORDERS = list(itertools.permutations(MEMBERS))
@@ -223,7 +230,7 @@ def test_all_stopped_and_started_in_any_order(order: tuple[str, ...]) -> None:
             on(host, f"systemctl start --no-block {UNIT}")
         eventually("a majority is back", lambda: sum(running(host) for host in MEMBERS) >= 2, 180)
         begun = time.time()
-        eventually("all are back", lambda: all(running(host) for host in MEMBERS), 180)
+        eventually("all are back", all_running, 180)
         time.sleep(BAR)
         until = time.time()
     judge("all stopped, started in any order: after the majority is back", publisher.end()["messages"], begun, until)
@@ -317,4 +324,4 @@ def test_without_pausing_both_sides_go_on() -> None:
         for host in others:
             on(host, ignore.format("pause_minority"))
         on(alone, f"systemctl restart {UNIT}", check=False)
-        eventually("one cluster again", lambda: all(running(host) for host in MEMBERS), 120)
+        eventually("one cluster again", all_running, 120)
