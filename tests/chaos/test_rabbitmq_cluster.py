@@ -130,6 +130,8 @@ def test_host_without_power(turn: int) -> None:
             time.sleep(8)
         eventually(f"{host} is back", lambda: running(host), 120)
         until = time.time()
+    # Where the host's database took the writes, it does again only after somebody has looked.
+    apply()
     judge("a member's host without power", publisher.end()["messages"], begun, until)
 
 
