@@ -189,7 +189,10 @@ def reload(item: want.Unit) -> str:
 
 def forget_kept(unit: str) -> str:
     """What the unit runs with is proven: there is no way back any more."""
-    return f"rm -rf -- {shlex.quote(f'{want.ROLLING}/{unit}')}"
+    return (
+        f"rm -rf -- {shlex.quote(f'{want.ROLLING}/{unit}')}\n"
+        f"[ ! -d {want.ROLLING} ] || rmdir --ignore-fail-on-non-empty {want.ROLLING}"
+    )
 
 
 def bring_back(unit: str, stop: Sequence[str] = ()) -> str:

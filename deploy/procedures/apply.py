@@ -56,11 +56,18 @@ def apply(session: Session) -> Outcome:
 
 
 def _settle(run: Run) -> None:
-    """Where what was written is owed no restart, what was there before is no way back any more."""
-    wrote: dict[str, set[str]] = {}
+    """Where what was written is owed no restart, what was there before is no way back any more.
+
+    That counts for what an apply that died has left as well, but not for what a roll has in hand.
+    """
+    wrote: dict[str, set[str]] = {name: set() for name in run.snapshots}
     for step in run.acted:
         if isinstance(step.resource, File | Parameter):
             wrote.setdefault(step.host, set()).update(step.resource.kept_for)
+    left = {name: set(seen.facts.kept) - wrote[name] for name, seen in run.snapshots.items()}
+    if any(left.values()) and not notes.read(run).locks:
+        for name, units in left.items():
+            wrote[name] |= units
     done: dict[str, str] = {}
     for name, units in wrote.items():
         owed = {unit for step in run.steps(name) if step.pending for unit in units_of(step)}

@@ -41,11 +41,13 @@ systemctl daemon-reload
 main=$(systemctl show -p MainPID --value -- {unit})
 soft=$(systemctl show -p LimitNOFILESoft --value -- {unit})
 hard=$(systemctl show -p LimitNOFILE --value -- {unit})
-# As systemd does where the kernel allows less.
-most=$(cat /proc/sys/fs/nr_open)
-[ "$hard" -le "$most" ] || hard=$most
-[ "$soft" -le "$hard" ] || soft=$hard
-prlimit --pid "$main" --nofile="$soft:$hard"
+# As systemd does where the kernel allows less, or nobody here may raise it: whether that is enough, the look says.
+limit() {{
+  [ "$hard" -le "$1" ] || hard=$1
+  [ "$soft" -le "$hard" ] || soft=$hard
+  prlimit --pid "$main" --nofile="$soft:$hard"
+}}
+limit "$(cat /proc/sys/fs/nr_open)" 2>/dev/null || limit "$(prlimit --pid "$main" --nofile -o HARD --noheadings --raw)"
 systemctl reload -- {unit} 9>&-
 {NEW_PROGRAM if unit == "nginx.service" else ""}started {unit}
 {STAMP_TOOL} {unit} start"""

@@ -29,7 +29,9 @@ def killed_for_good(host: str, *units: str) -> Iterator[None]:
         yield
     finally:
         on(host, f"rm -rf {folders}; systemctl daemon-reload; systemctl reset-failed {names} || true\n"
-           f"for u in {names}; do systemctl start $u || [ \"$(systemctl is-enabled $u)\" = masked ]; done")  # fmt: skip
+           f"for u in {names}; do systemctl start $u || [ \"$(systemctl is-enabled $u)\" = masked ] ||\n"
+           # A watch of ours may have ended a start that hung.
+           "[ \"$(systemctl show -P SubState $u)\" = auto-restart ]; done")  # fmt: skip
 
 
 @contextmanager

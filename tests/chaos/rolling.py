@@ -20,7 +20,7 @@ from deploy.procedures.roll import run as rolls
 from deploy.procedures.roll.journal import path_of
 from deploy.procedures.session import session
 from tests.chaos.failover import the_fleet
-from tests.chaos.support import INVENTORY, ROOT, fleet, on
+from tests.chaos.support import INVENTORY, ROOT, altered, apply, fleet, on
 
 UNITS = {
     "redis": ("redis-cache", "redis-sessions"), "sentinel": ("redis-sentinel",), "rabbitmq": ("rabbitmq-server",),
@@ -50,6 +50,19 @@ def roll(copy: str | Path = INVENTORY, *words: str, timeout: float = 1800) -> tu
     assert done.stdout.startswith("{"), done.stdout[-2000:] + done.stderr[-2000:]
     report: dict[str, Any] = json.loads(done.stdout)
     return done.returncode, report
+
+
+def none_left(copy: str | Path) -> None:
+    """What a failed test has left of a roll is brought back, so that the next one is judged by itself."""
+    if path_of(folder(str(copy))).exists() and lines(copy)[-1]["event"] != "end":
+        roll(copy, "--abort")
+
+
+def paid(folder_: Path) -> None:
+    """The inventory's own values again, and what that owes, with nobody watched for long."""
+    apply()
+    code, report = roll(altered(folder_ / "paid", 'roll = {"canary_seconds": 1, "read_interval": 0.3}'))
+    assert code == 0, report
 
 
 def lines(copy: str | Path = INVENTORY) -> list[dict[str, Any]]:

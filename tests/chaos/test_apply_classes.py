@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from tests.chaos.failover import settled, the_fleet
-from tests.chaos.rolling import roll, started
-from tests.chaos.support import altered, apply, fleet
+from tests.chaos.rolling import paid, roll, started
+from tests.chaos.support import altered, fleet
 from tests.unit.test_apply_classes import EVERY, another
 
 pytestmark = pytest.mark.thorough
@@ -63,11 +63,10 @@ def owed(copy: Path) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
+def restored(tmp_path: Path) -> Iterator[None]:
     settled()
     yield
-    apply()
-    roll()
+    paid(tmp_path)
     settled()
 
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import results
-from tests.chaos.failover import database, drained, load, settled, sql, the_fleet
+from tests.chaos.failover import database, drained, load, settled, sql, the_fleet, visiting
 from tests.chaos.load import TABLE
-from tests.chaos.rolling import lines, roll, started
+from tests.chaos.rolling import lines, paid, roll, started
 from tests.chaos.support import REPEATS, altered, drift, fleet, on
 from tests.chaos.test_redis_failover import missing
-from tests.chaos.visitors import visiting
 from tests.chaos.watching import watching
 
 CHANGES = """
+roll = {"canary_seconds": 3, "read_interval": 0.5}
 base = {"service_nofile": 16384}
 frontend = frontend | {"rate_limit": 100000}
 redis = redis | {"databases": 17}
@@ -32,15 +32,14 @@ BAR = 5.0
 
 
 @pytest.fixture(autouse=True)
-def prepared() -> Iterator[None]:
+def prepared(tmp_path: Path) -> Iterator[None]:
     settled()
     on("app1", "systemctl stop omegaup-worker@analytics")
     drained("web1")
     sql(database(), f"CREATE TABLE IF NOT EXISTS {TABLE} (n INT AUTO_INCREMENT PRIMARY KEY, id VARCHAR(80))")
     yield
     on("app1", "systemctl start omegaup-worker@analytics")
-    assert fleet("apply").returncode == 0
-    roll()
+    paid(tmp_path)
     sql(database(), f"DROP TABLE IF EXISTS {TABLE}")
     settled()
 

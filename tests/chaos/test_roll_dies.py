@@ -13,8 +13,8 @@ import pytest
 
 from deploy.procedures.roll.journal import path_of
 from tests.chaos.failover import settled
-from tests.chaos.rolling import killed_at, lines, roll, started
-from tests.chaos.support import REPEATS, altered, apply, fleet, on
+from tests.chaos.rolling import killed_at, lines, none_left, paid, roll, started
+from tests.chaos.support import REPEATS, altered, fleet, on
 
 CHANGE = """
 base = {"service_nofile": 12288}
@@ -32,9 +32,8 @@ def changed(tmp_path: Path) -> Iterator[Path]:
     copy = altered(tmp_path, CHANGE)
     assert fleet("apply", inventory=copy).returncode == 0
     yield copy
-    path_of(copy).unlink(missing_ok=True)
-    apply()
-    assert roll()[0] == 0
+    none_left(copy)
+    paid(tmp_path)
     settled()
 
 

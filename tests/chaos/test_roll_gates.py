@@ -25,8 +25,8 @@ from deploy.procedures.roll.run import Options, Rolled
 from tests.chaos import faults, results
 from tests.chaos.failover import database, eventually, fresh_table, load, primary, redis, settled, sql, the_fleet
 from tests.chaos.load import TABLE
-from tests.chaos.rolling import roll, rolled, started
-from tests.chaos.support import altered, apply, fleet, on
+from tests.chaos.rolling import none_left, paid, rolled, started
+from tests.chaos.support import altered, fleet, on
 from tests.chaos.watching import Watch, watching
 
 pytestmark = pytest.mark.thorough
@@ -45,8 +45,8 @@ def changed(tmp_path: Path) -> Iterator[Path]:
     copy = altered(tmp_path, CHANGE)
     assert fleet("apply", inventory=copy).returncode == 0
     yield copy
-    apply()
-    assert roll()[0] == 0
+    none_left(copy)
+    paid(tmp_path)
     settled()
 
 

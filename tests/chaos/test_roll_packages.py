@@ -12,11 +12,10 @@ from deploy.converge import apt
 from deploy.procedures.roll.order import Action
 from deploy.procedures.roll.run import Options
 from tests.chaos import results
-from tests.chaos.failover import load, settled, the_fleet
+from tests.chaos.failover import load, settled, the_fleet, visiting
 from tests.chaos.rolling import applied, roll, rolled, started
 from tests.chaos.support import altered, apply, fleet, on
 from tests.chaos.test_redis_failover import missing
-from tests.chaos.visitors import visiting
 from tests.chaos.watching import watching
 
 DATA = ("data1", "data2", "data3")

@@ -17,9 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from lab import inside
-from tests.chaos.support import SPEC
-
 PAUSE = 0.05
 TIMEOUT = 30.0
 SUBMISSION = {"problem": "sumas", "language": "py3", "source": "print(1)"}
@@ -75,10 +72,11 @@ def _main() -> None:
 
 
 @contextlib.contextmanager
-def visiting(host: str) -> Iterator[dict[str, Visits]]:
-    """Visitors of a web host as long as the block lasts; what they found is there after it."""
-    pid = inside.pid(SPEC, host)
-    address = str(SPEC.address(host))
+def visiting(pid: int, address: str) -> Iterator[dict[str, Visits]]:
+    """Visitors in the network of this process as long as the block lasts; what they found is there after it.
+
+    Nothing here imports pyinfra, whose gevent would make one thread of all of them.
+    """
     process = subprocess.Popen(
         ["nsenter", "--target", str(pid), "--net", sys.executable, "-m", "tests.chaos.visitors", address],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

@@ -10,6 +10,7 @@ import pytest
 
 from deploy.converge.step import Step
 from deploy.errors import FleetError
+from deploy.model.observed import HostFactsSeen, Snapshot
 from deploy.model.resources import File, StepClass, Unit
 from deploy.procedures import apply as module
 from deploy.procedures.roll import notes
@@ -21,8 +22,11 @@ WRITE = Step(
 OWED = Step(host="data1", resource=Unit(name="a.service"), step=StepClass.RESTART, summary="x", pending=True)
 
 
-def session(before: list[Step], after: list[Step], done: list[tuple[str, str]]) -> Any:
-    run: Any = SimpleNamespace(acted=[], failures=[], hosts={"data1": None}, remaining=dict)
+def session(before: list[Step], after: list[Step], done: list[tuple[str, str]], kept: tuple[str, ...] = ()) -> Any:
+    seen = Snapshot("data1", HostFactsSeen("debian", "12", 1, 1, kept=kept))
+    run: Any = SimpleNamespace(
+        acted=[], failures=[], hosts={"data1": None}, remaining=dict, snapshots={"data1": seen}
+    )  # fmt: skip
     run.plan = lambda: {"data1": after if run.acted else before}
     run.steps = lambda name: run.plan()[name]
     run.do = lambda name, key, script, **more: done.append((name, script))
@@ -47,3 +51,14 @@ def test_only_what_is_owed_no_restart_loses_its_way_back(monkeypatch: pytest.Mon
     assert [name for name, _ in done] == ["data1"]
     assert "b.service" in done[0][1]
     assert "a.service" not in done[0][1]
+
+
+@pytest.mark.parametrize("rolls", [False, True])
+def test_what_an_apply_that_died_has_left_goes_too_unless_a_roll_has_it_in_hand(
+    rolls: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locks = {"data1": {"who": "eve@other"}} if rolls else {}
+    monkeypatch.setattr(notes, "read", lambda run: notes.Left(locks, frozenset(), ()))
+    done: list[tuple[str, str]] = []
+    module.apply(session([OWED], [OWED], done, kept=("a.service", "c.service")))
+    assert [("c.service" in script, "a.service" in script) for _, script in done] == ([] if rolls else [(True, False)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets as random
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from deploy.model.catalog import SERVICES
 from deploy.model.settings import Roll
 from deploy.model.ways import HealthSeen, View, Way
 
+MARK = "journalctl --sync 2>/dev/null || true\njournalctl -q -n 0 --show-cursor | sed -n 's/^-- cursor: //p'"
+"""Shell: where the host's journal stands. Not the time: what failed right before a restart is in the same second."""
 DECLARED = "declared"
 """The gate that is the engine's own: nothing of the service differs on the member any more."""
 
@@ -29,7 +32,7 @@ class Gates:
     skip: frozenset[str] = frozenset()
     usual: dict[tuple[str, str], float] = field(default_factory=dict)
 
-    def view(self, way: Way, member: str, *, out: bool = False, since: float | None = None) -> View:
+    def view(self, way: Way, member: str, *, out: bool = False, since: str | None = None) -> View:
         """One look at the members of a way's service and at its witnesses.
 
         Raises:
@@ -62,9 +65,10 @@ class Gates:
         results = health.parse(spec, reply.stdout, nonce, service)
         return [HealthSeen(name, one.label, one.well, one.seconds, one.detail) for one in results]
 
-    def _errors(self, way: Way, member: str, since: float) -> tuple[str, ...]:
+    def _errors(self, way: Way, member: str, since: str) -> tuple[str, ...]:
         units = " ".join(f"-u {unit}" for unit in way.units)
-        script = f"journalctl -q --no-pager -o cat -p err --since @{since:.0f} {units} | tail -n 3 | cut -c1-200\n"
+        after = shlex.quote(f"--after-cursor={since}")
+        script = f"journalctl -q --no-pager -o cat -p err {after} {units} | tail -n 3 | cut -c1-200\n"
         reply = remote.run(self.run.hosts[member], script, seconds=60)
         return tuple(self.run.masker(line) for line in reply.stdout if line.strip())
 
@@ -93,7 +97,7 @@ class Gates:
 
     def hold(
         self, way: Way, member: str, *, after: bool = False, out: bool = False, declared: bool = True,
-        since: float | None = None, watch: float = 0.0,
+        since: str | None = None, watch: float = 0.0,
     ) -> None:  # fmt: skip
         """Wait until all gates hold; with `watch`, see that they go on holding for so many seconds.
 

@@ -135,7 +135,9 @@ def held(host: str, lock: dict[str, str], last: str = "") -> FleetError:
 
 def unlock(run: Run, names: Iterable[str], who: str = "") -> None:
     """who: whose lock it has to be; another's stays."""
-    script = f"{ours(who)}rm -f -- {FOLDER}/{LOCK} {FOLDER}/{STEPS}"
+    script = f"""\
+{ours(who)}rm -f -- {FOLDER}/{LOCK} {FOLDER}/{STEPS}
+[ ! -d {FOLDER} ] || rmdir --ignore-fail-on-non-empty {FOLDER}"""
     together(list(names), lambda name: run.do(name, "roll: unlock", script, seconds=60, unseen=True))
 
 

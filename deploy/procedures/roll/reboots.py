@@ -20,6 +20,7 @@ from deploy.model.fleet import Fleet
 from deploy.model.ways import Way
 from deploy.procedures.roll import journal as journals
 from deploy.procedures.roll import notes, refusals
+from deploy.procedures.roll.gates import MARK
 from deploy.procedures.roll.journal import Journal
 from deploy.procedures.roll.mending import look, mend
 from deploy.procedures.roll.order import Action, Debt, Deed, Ways, zones_of
@@ -338,7 +339,7 @@ class _Reboots(Steps):
                     raise
                 time.sleep(self.settings.read_interval)
         mend(self.session, self.journal, self.say)
-        now = float(remote.run(self.run.hosts[need.host], "date +%s\n", seconds=60).stdout[0])
+        now = remote.run(self.run.hosts[need.host], f"{MARK}\n", seconds=60).stdout[0]
         self.hands.started |= {(need.host, way.name): now for way in ways_of(self.run)[need.host]}
 
 

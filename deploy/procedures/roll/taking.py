@@ -16,7 +16,7 @@ from deploy.procedures import db
 from deploy.procedures import db_proofs as proofs
 from deploy.procedures.db_members import Members
 from deploy.procedures.roll import notes
-from deploy.procedures.roll.gates import Gates
+from deploy.procedures.roll.gates import MARK, Gates
 from deploy.procedures.roll.order import Action, Debt, Deed
 from deploy.roles.mysql_members import member
 from deploy.roles.mysql_rolling import SWITCHOVER
@@ -32,7 +32,7 @@ class Moved(Exception):
 
 @dataclass
 class Hands:
-    """What the steps are taken with. `started`: (host, way) -> when, by the host's clock, its restart had ended.
+    """What the steps are taken with. `started`: (host, way) -> where its journal stood when its restart had ended.
     `changed`: (host, way) that was stopped and given another version; `upgraded`: ways of which some were.
 
     `who`: as the hosts' locks name this controller; under another's lock nothing is changed.
@@ -43,7 +43,7 @@ class Hands:
     roll: str
     who: str = ""
     say: Callable[[str], None] = lambda _: None
-    started: dict[tuple[str, str], float] = field(default_factory=dict)
+    started: dict[tuple[str, str], str] = field(default_factory=dict)
     changed: set[tuple[str, str]] = field(default_factory=set)
     upgraded: set[str] = field(default_factory=set)
 
@@ -175,10 +175,10 @@ class Hands:
     def _restart(self, way: Way, host: str, units: tuple[str, ...]) -> None:
         scripts = [way.restart.get(unit) or shell.restart(Unit(name=unit)) for unit in units]
         said = self.run.do(
-            host, f"{way.name}: restart", notes.ours(self.who) + "\n".join([*scripts, "date +%s"]), RESTART_SECONDS,
+            host, f"{way.name}: restart", notes.ours(self.who) + "\n".join([*scripts, MARK]), RESTART_SECONDS,
             expected=f"{' and '.join(units)} to start with what is on the disk",
         )  # fmt: skip
-        self.started[host, way.name] = float(said)
+        self.started[host, way.name] = said
 
     def _leads(self, way: Way, host: str, out: bool) -> bool:
         """Whether it leads, asked once more: a failover in between may have made it the leader.

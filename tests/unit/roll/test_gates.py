@@ -41,7 +41,7 @@ def asked(looks: list[str], **settings: Any) -> Gates:
     left = iter(looks)
 
     class Fake(Gates):
-        def view(self, way: Way, member: str, *, out: bool = False, since: float | None = None) -> View:
+        def view(self, way: Way, member: str, *, out: bool = False, since: str | None = None) -> View:
             look = next(left)
             if look == "!":
                 raise FleetError(host="data3", subject="connection", found="refused", expected="an answer")
