@@ -113,6 +113,13 @@ def _patience(fleet: Fleet) -> float:
     return max(60.0, 4 * fleet.members("monitoring")[0].settings.monitoring.scrape_interval)
 
 
+def _moment(fleet: Fleet) -> float:
+    """Seconds after which members that were read at different times have all been read again: until then a role that
+    moved may be seen twice, or nowhere.
+    """
+    return max(30.0, 2 * fleet.members("monitoring")[0].settings.monitoring.scrape_interval)
+
+
 def _hosts(fleet: Fleet) -> Iterator[Alert]:
     patience = _patience(fleet)
     yield Alert("HostDown", "fleet_host_up == 0", patience - 15, "page", f"{HOST}: nothing on it answers")
@@ -279,11 +286,15 @@ def _redis(fleet: Fleet) -> Iterator[Alert]:
     name = "Redis {{ $labels.redis }}"
     primaries = 'count by (redis) (redis_instance_info{role="master"})'
     yield Alert(
-        "RedisNoPrimary", f'count by (redis) (redis_up{{job="redis"}}) unless on (redis) {primaries}', 30, "page",
-        f"{name}: none of {VALUE} members is the primary",
+        "RedisNoPrimary", f'count by (redis) (redis_up{{job="redis"}}) unless on (redis) {primaries}', _moment(fleet),
+        "page", f"{name}: none of {VALUE} members is the primary",
     )  # fmt: skip
     yield Alert(
-        "RedisTwoPrimaries", f"{primaries} > 1", 30, "page", f"{name}: {VALUE} members take themselves for the primary"
+        "RedisTwoPrimaries",
+        f"{primaries} > 1",
+        _moment(fleet),
+        "page",
+        f"{name}: {VALUE} members take themselves for the primary",
     )
     yield Alert(
         "RedisDown",
@@ -358,7 +369,7 @@ def _sentinel(fleet: Fleet) -> Iterator[Alert]:
     majority = sentinels // 2 + 1
     yield Alert(
         "SentinelNoQuorum",
-        f'((count(up{{job="sentinel"}} == 1) or vector(0)) < {majority}) or '
+        f'((count(redis_up{{job="sentinel"}} == 1) or vector(0)) < {majority}) or '
         "(min by (master_name) (redis_sentinel_master_ckquorum_status) == 0)", 15, "page",
         f"Sentinels cannot fail over {{{{ $labels.master_name }}}}: {VALUE} (a majority is {majority})",
     )  # fmt: skip
@@ -384,7 +395,11 @@ def _rabbitmq(fleet: Fleet) -> Iterator[Alert]:
     limit = fleet.members("monitoring")[0].settings.monitoring.queue_length
     running = '(count(rabbitmq_identity_info{job="rabbitmq"}) or vector(0))'
     yield Alert(
-        "RabbitmqNoMajority", f"{running} <= {members / 2:g}", 30, "page", f"RabbitMQ: {VALUE} of {members} members run"
+        "RabbitmqNoMajority",
+        f"{running} <= {members / 2:g}",
+        _moment(fleet),
+        "page",
+        f"RabbitMQ: {VALUE} of {members} members run",
     )
     if members > 1:
         yield Alert(
@@ -398,8 +413,8 @@ def _rabbitmq(fleet: Fleet) -> Iterator[Alert]:
         links = 'erlang_vm_dist_node_state{peer=~"rabbit@.+"} == 3'
         yield Alert(
             "RabbitmqParted", f"count by (host) ({links}) < scalar({running}) - 1 or "
-            f"((sum by (host) (rabbitmq_identity_info) - 1) unless on (host) ({links})) and on () {running} > 1", 60,
-            "page", f"{HOST}: RabbitMQ is linked to {VALUE} other members only",
+            f"((sum by (host) (rabbitmq_identity_info{{job='rabbitmq'}}) - 1) unless on (host) ({links})) "
+            f"and on () {running} > 1", 60, "page", f"{HOST}: RabbitMQ is linked to {VALUE} other members only",
         )  # fmt: skip
     yield Alert(
         "RabbitmqAlarm", "rabbitmq_alarms_memory_used_watermark == 1 or "
@@ -448,8 +463,12 @@ def _mysql(fleet: Fleet) -> Iterator[Alert]:
     members = len(fleet.members("mysql"))
     writable = "(count(mysql_global_variables_read_only == 0) or vector(0))"
     settings = fleet.members("mysql")[0].settings.mysql
-    yield Alert("MysqlNoPrimary", f"{writable} == 0", 30, "page", f"The database: {VALUE} members take writes")
-    yield Alert("MysqlTwoPrimaries", f"{writable} > 1", 0, "page", f"The database: {VALUE} members take writes")
+    yield Alert(
+        "MysqlNoPrimary", f"{writable} == 0", _moment(fleet), "page", f"The database: {VALUE} members take writes"
+    )
+    yield Alert(
+        "MysqlTwoPrimaries", f"{writable} > 1", _moment(fleet), "page", f"The database: {VALUE} members take writes"
+    )
     yield Alert(
         "MysqlDown", "mysql_up == 0", 60, "warning", f"{HOST}: the database does not answer its exporter ({VALUE})"
     )
