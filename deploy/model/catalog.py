@@ -345,7 +345,7 @@ CATALOG: Final[tuple[Service, ...]] = (
         needs=frozenset({"redis", "rabbitmq", "mysql", "grader"}),
         metrics=(
             Metrics("frontend", "http"),
-            Metrics("php-fpm", "http", "/fleet/fpm", parameters=(("openmetrics", ""),)),
+            Metrics("php-fpm", "http", "/fleet/fpm", parameters=(("openmetrics", "1"),)),
             Metrics("nginx", "exporter", by="nginx-exporter"),
         ),
     ),

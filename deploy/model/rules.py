@@ -20,6 +20,9 @@ HOUR, DAY = 3600, 86400
 PROBED_BY = f'job!="{BLACKBOX}"'
 """Of `up`: the blackbox exporter answers for a host that does not."""
 
+USERS = 'api!~"/health.*|/metrics"'
+"""Of the site's requests: those of people, not of whoever watches it."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -80,15 +83,15 @@ def records(fleet: Fleet) -> tuple[Record, ...]:
         ),
         Record("fleet_host_up", f"max by (host) (up{{{PROBED_BY}}})"),
         # The site, as its users have it.
-        Record("frontend:requests:rate5m", "sum by (host) (rate(frontend_api_request_total[5m]))"),
+        Record("frontend:requests:rate5m", f"sum by (host) (rate(frontend_api_request_total{{{USERS}}}[5m]))"),
         Record(
             "frontend:errors:ratio5m",
-            'sum(rate(frontend_api_request_status_count{status=~"5.."}[5m])) / '
-            "sum(rate(frontend_api_request_status_count[5m]))",
+            f'sum(rate(frontend_api_request_status_count{{status=~"5..",{USERS}}}[5m])) / '
+            f"sum(rate(frontend_api_request_status_count{{{USERS}}}[5m]))",
         ),
         Record(
             "frontend:seconds:p99",
-            "histogram_quantile(0.99, sum by (le) (rate(frontend_api_request_seconds_bucket[5m])))",
+            f"histogram_quantile(0.99, sum by (le) (rate(frontend_api_request_seconds_bucket{{{USERS}}}[5m])))",
         ),
         Record("redis:hits:ratio5m", "rate(redis_keyspace_hits_total[5m]) / (rate(redis_keyspace_hits_total[5m]) + "
                "rate(redis_keyspace_misses_total[5m]))"),
@@ -164,13 +167,7 @@ def _hosts(fleet: Fleet) -> Iterator[Alert]:
         "warning",
         f"{HOST}: {{{{ $labels.name }}}} was started {VALUE} times in a quarter of an hour",
     )
-    real = 'fstype!~"tmpfs|ramfs|squashfs|overlay",mountpoint!~"/(boot|run|dev|proc|sys).*"'
-    # The root of a container is an overlay.
-    root = 'mountpoint="/"'
-    free = (
-        f"(node_filesystem_avail_bytes{{{real}}} / node_filesystem_size_bytes or "
-        f"node_filesystem_avail_bytes{{{root}}} / node_filesystem_size_bytes)"
-    )
+    free = "node_filesystem_avail_bytes / node_filesystem_size_bytes"
     yield Alert(
         "DiskLow", f"{free} < 0.15", 300, "warning", f"{HOST}: {PERCENT} of {{{{ $labels.mountpoint }}}} is free"
     )

@@ -28,6 +28,13 @@ COLLECTORS = (
 )  # fmt: skip
 """What is read by a rule or a panel, or by a person in need; not the other thirty."""
 
+NO_DISKS = (
+    "autofs", "binfmt_misc", "bpf", "cgroup", "configfs", "debugfs", "devpts", "devtmpfs", "efivarfs", "fuse",
+    "hugetlbfs", "iso9660", "mqueue", "nsfs", "proc", "pstore", "ramfs", "rpc_pipefs", "securityfs", "selinuxfs",
+    "squashfs", "sysfs", "tmpfs", "tracefs",
+)  # fmt: skip
+"""Beginnings of types of file systems. Debian's own list has overlay as well, which is the root of a container."""
+
 
 def desired(ctx: Context) -> Iterable[Resource]:
     units = [unit for service in ctx.host.services for unit in service.units_on(ctx.release)]
@@ -37,6 +44,8 @@ def desired(ctx: Context) -> Iterable[Resource]:
         ctx, "prometheus-node-exporter",
         f"--web.listen-address={listen('node-exporter')} --collector.disable-defaults {collectors} "
         f"--collector.systemd.unit-include=({chosen}) --collector.systemd.enable-start-time-metrics "
+        f"--collector.filesystem.fs-types-exclude=^({'|'.join(NO_DISKS)}) "
+        "--collector.filesystem.mount-points-exclude=^/(dev|proc|sys|run|boot) "
         f"--collector.textfile.directory={TEXTFILES} --web.disable-exporter-metrics",
     )  # fmt: skip
     # The state of units comes from there.
