@@ -278,6 +278,17 @@ class Frontend(Section):
         6.0, "A request is tried again for so long while a part that it needs is away (a failover, a restart)",
         applies="reload", unit="seconds", ge=0, le=30,
     )  # fmt: skip
+    redis_timeout: Span = setting(1.0, "Redis is waited for", applies="reload", unit="seconds", ge=0.1, le=30)
+    mysql_timeout: Span = setting(
+        2.0, "The database is waited for, in whole seconds", applies="reload", unit="seconds", ge=1, le=30
+    )
+    rabbitmq_timeout: Span = setting(
+        2.0, "The broker is waited for: its connection and its confirmation", applies="reload", unit="seconds", ge=0.1,
+        le=30,
+    )  # fmt: skip
+    backend_timeout: Span = setting(
+        10.0, "The grader and the gitserver are waited for", applies="reload", unit="seconds", ge=0.5, le=60
+    )
     rate_limit: int = setting(60, "Submissions per minute and address", applies="reload", ge=1, le=100000)
 
 
