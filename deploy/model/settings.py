@@ -18,6 +18,11 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
 SshKey = Annotated[str, StringConstraints(pattern=r"^(ssh-(ed25519|rsa)|ecdsa-sha2-nistp\d+|sk-\S+) \S+( .*)?$")]
 
+HostName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.:-]{0,252}[A-Za-z0-9])?$")]
+MailAddress = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9._+-]{1,64}@[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")
+]
+
 
 def setting(default: Any, doc: str, *, applies: str = "restart", unit: str = "", **bounds: Any) -> Any:
     """A field with its documentation, unit and the step class that a change of it costs."""
@@ -248,6 +253,16 @@ class Runner(Backend):
 class Worker(Backend):
     prefetch: int = setting(10, "Messages in hand at a time", applies="restart", ge=1, le=1000)
     mysql_pool: int = setting(1, "Database connections of each worker", applies="restart", ge=1, le=16)
+    mail_relay: HostName = setting(
+        "localhost", "The mail server that takes notifications; they wait in the queue while it is away",
+        applies="restart",
+    )  # fmt: skip
+    mail_port: int = setting(25, "Its port", applies="restart", ge=1, le=65535)
+    mail_tls: Literal["none", "starttls", "tls"] = setting(
+        "none", "How mail is encrypted on its way to the relay; its certificate is checked against the system's CAs",
+        applies="restart",
+    )  # fmt: skip
+    mail_sender: MailAddress = setting("noreply@localhost", "From whom notifications are", applies="restart")
 
 
 class Frontend(Section):

@@ -159,10 +159,12 @@ def mysql(ctx: Context, user_secret: str, user: str, pool: int) -> dict[str, obj
     }  # fmt: skip
 
 
-def rabbitmq(ctx: Context) -> dict[str, object]:
+def rabbitmq(ctx: Context, user: str = "") -> dict[str, object]:
+    """user: the application's own unless it is said; its password is the secret of its name."""
     return {
-        "host": "rabbitmq", "port": SERVICES["rabbitmq"].port("amqp").number, "user": ctx.settings.rabbitmq.user,
-        "password": ctx.secret("rabbitmq/app"), "virtual_host": ctx.settings.rabbitmq.vhost,
+        "host": "rabbitmq", "port": SERVICES["rabbitmq"].port("amqp").number,
+        "user": user or ctx.settings.rabbitmq.user, "password": ctx.secret(f"rabbitmq/{user or 'app'}"),
+        "virtual_host": ctx.settings.rabbitmq.vhost,
     }  # fmt: skip
 
 

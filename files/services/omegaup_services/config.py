@@ -159,6 +159,7 @@ class GraderConfig(ServiceConfig):
     queue: Queue = field(default_factory=Queue)
     rabbitmq: Rabbitmq | None = None
     submission_queue: str = "SubmissionQueue"
+    dead_letters: str = "dead-letters"
     max_source_bytes: int = limits(1, 4 * 1024 * 1024, 128 * 1024)  # MEDIUMTEXT holds 16 MiB
 
 
@@ -220,21 +221,35 @@ QUEUES = ("ContestQueue", "NotificationQueue", "AnalyticsQueue")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mail:
+    """The relay that takes our mail. `tls`: none, starttls, or tls from the first byte; `sender`: the From address."""
+
+    host: str
+    port: int = limits(1, 65535, 25)
+    tls: str = choice("none", "starttls", "tls", default="none")
+    sender: str
+    timeout_seconds: float = limits(0.1, 60, 10.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
     queue: str = choice(*QUEUES)
     rabbitmq: Rabbitmq
-    mysql: Mysql | None = None
+    mysql: Mysql
+    mail: Mail | None = None
+    dead_letters: str = "dead-letters"
     prefetch: int = limits(1, 10_000, 10)
     backoff: Backoff = field(default_factory=lambda: Backoff(max_seconds=30.0))
     log: Log = field(default_factory=Log)
 
     def __post_init__(self) -> None:
-        if self.queue == "ContestQueue" and self.mysql is None:
-            raise ConfigError("mysql: required for ContestQueue, whose certificates go to the database")
-        if self.queue != "ContestQueue" and self.mysql is not None:
-            raise ConfigError(
-                f"mysql: not used by {self.queue}; remove it, so that this worker holds no database password"
-            )
+        if (self.queue == "NotificationQueue") != (self.mail is not None):
+            raise ConfigError("mail: required for NotificationQueue, and for no other queue")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueToolConfig:
+    rabbitmq: Rabbitmq
 
 
 def load_file(cls: type[T], path: Path) -> T:

@@ -395,21 +395,20 @@ class Mariadb:
     PASSWORD = "db-secret"
 
     def __init__(self, directory: Path, schema: list[Path], root: bool) -> None:
-        data, self._socket, self.port = directory / "data", directory / "s", free_port()
+        data, self.socket, self.port = directory / "data", str(directory / "s"), free_port()
         user = ["--user=root"] if root else []
         subprocess.run(
             ["mariadb-install-db", "--no-defaults", *user, f"--datadir={data}", "--skip-test-db",
              "--auth-root-authentication-method=socket", "--innodb-log-file-size=4M"],
             check=True, capture_output=True,
         )  # fmt: skip
-        with (directory / "mariadb.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                ["mariadbd", "--no-defaults", *user, f"--datadir={data}", f"--socket={self._socket}",
-                 f"--bind-address={HOST}", f"--port={self.port}", "--innodb-log-file-size=4M", "--skip-name-resolve",
-                 f"--pid-file={directory}/pid", f"--tmpdir={directory}"],
-                stdout=log, stderr=log,
-            )  # fmt: skip
-        wait_for_port(self.port, self.process, 20)
+        self._command = [
+            "mariadbd", "--no-defaults", *user, f"--datadir={data}", f"--socket={self.socket}",
+            f"--bind-address={HOST}", f"--port={self.port}", "--innodb-log-file-size=4M", "--skip-name-resolve",
+            f"--pid-file={directory}/pid", f"--tmpdir={directory}",
+        ]  # fmt: skip
+        self._directory = directory
+        self.start()
         tables = "".join(file.read_text() for file in schema)
         self.sql(f"CREATE DATABASE omegaup; USE omegaup; {tables}")
         self.sql(
@@ -418,9 +417,19 @@ class Mariadb:
             "INSERT INTO omegaup.Schools (name, score) VALUES ('Norte', 10), ('Ñandú', 30), ('Sur', 20)"
         )
 
+    def start(self) -> None:
+        with (self._directory / "mariadb.log").open("ab") as log:
+            self.process = subprocess.Popen(self._command, stdout=log, stderr=log)
+        wait_for_port(self.port, self.process, 20)
+
+    def kill(self) -> None:
+        """As by kill -9."""
+        self.process.kill()
+        self.process.wait()
+
     def sql(self, text: str) -> str:
         done = subprocess.run(
-            ["mariadb", "--no-defaults", f"--socket={self._socket}", "-N"],
+            ["mariadb", "--no-defaults", f"--socket={self.socket}", "-N"],
             input=text,
             capture_output=True,
             text=True,
