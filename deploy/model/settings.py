@@ -248,6 +248,18 @@ class Broadcaster(Backend):
 
 class Runner(Backend):
     slots: int = setting(1, "Runs at a time", applies="restart", ge=1, le=64)
+    judge: Literal["sandbox", "noop"] = setting(
+        "sandbox", "sandbox: submissions are executed; noop: nothing is, and everything accepted", applies="restart"
+    )
+    languages: tuple[Literal["c11-gcc", "cpp17-gcc", "py3"], ...] = setting(
+        ("c11-gcc", "cpp17-gcc", "py3"), "Languages whose compilers are installed", applies="write"
+    )
+    sandbox_memory: Size = setting(
+        1 * GIB, "Memory of one box, all its processes and files together", applies="write", unit="bytes", ge=128 * MIB
+    )
+    sandbox_disk: Size = setting(
+        128 * MIB, "What one box may write, in memory", applies="write", unit="bytes", ge=8 * MIB
+    )
 
 
 class Worker(Backend):

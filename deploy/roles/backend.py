@@ -84,6 +84,14 @@ printf '{name}\\n' >{RELEASE_FILE}.new && mv -f {RELEASE_FILE}.new {RELEASE_FILE
     )  # fmt: skip
 
 
+def owner(name: str) -> str:
+    """The account that a service runs as."""
+    identity = SERVICES[name].identity
+    if identity is None:
+        raise LookupError(f"the catalog gives {name} no identity")
+    return identity.owner
+
+
 def service(
     ctx: Context,
     name: str,
@@ -94,10 +102,7 @@ def service(
 ) -> Iterator[Resource]:
     """One backend: account, key pair, configuration, unit."""
     catalogued = SERVICES[name]
-    identity = catalogued.identity
-    if identity is None:
-        raise LookupError(f"the catalog gives {name} no identity")
-    account = identity.owner
+    account = owner(name)
     pair = certificate(ctx, name)
     unit = catalogued.units[0]
     path = f"/etc/omegaup/{name}/config.json"

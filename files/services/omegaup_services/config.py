@@ -194,11 +194,19 @@ class GraderLink:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sandbox:
+    """`socket`: each connection to it is a box of its own, made by systemd."""
+
+    socket: Path = Path("/run/omegaup-sandbox.sock")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunnerConfig(ServiceConfig):
     name: str
     slots: int = limits(1, 256, 1)
     grader: GraderLink
-    judge: str = choice("noop", default="noop")
+    judge: str = choice("noop", "sandbox", default="noop")
+    sandbox: Sandbox = field(default_factory=lambda: Sandbox())
     noop_seconds: float = limits(0, HOUR, 0.0)
     max_silence_seconds: float = limits(0.1, HOUR, 60.0)
     backoff: Backoff = field(default_factory=Backoff)
