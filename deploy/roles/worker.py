@@ -18,7 +18,7 @@ from deploy.roles.rabbitmq_topology import OPERATOR
 
 FOLDER = "/etc/omegaup/worker"
 TEMPLATE = "/etc/systemd/system/omegaup-worker@.service"
-PDF_PACKAGES = ("python3-gi-cairo", "gir1.2-pango-1.0", "fonts-noto-core", "fonts-wqy-microhei")
+PDF_PACKAGES = ("python3-gi-cairo", "gir1.2-pango-1.0", "fontconfig", "fonts-noto-core", "fonts-wqy-microhei")
 """Pango and cairo, and fonts for every script: Noto's, and one small font for Chinese, Japanese and Korean."""
 
 QUEUE_TOOL = f"{backend.HOME}/current/bin/omegaup-queue --config /etc/fleet/queues.json"

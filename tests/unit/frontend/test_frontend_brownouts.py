@@ -18,7 +18,7 @@ TIMEOUTS: dict[str, Any] = {
     "OMEGAUP_BACKEND_TIMEOUT_MS": 800,
 }  # fmt: skip
 SUBMISSION = {"problem": "sumas", "language": "py3", "source": "x", "submission_id": "mine"}
-ORDER = {"contest_id": 1, "certificate_cutoff": None, "ranking": []}
+ORDER: dict[str, Any] = {"contest_id": 1, "certificate_cutoff": None, "ranking": []}
 PAGES: dict[str, Callable[[Site], Answer]] = {
     "home": lambda site: site.get("/"),
     "live": lambda site: site.get("/health/live"),
@@ -90,6 +90,11 @@ def test_gone(world: World, parts: dict[str, Any], gone: str) -> None:
     judged(f"{gone} is gone", world.site())
 
 
+def in_three_seconds() -> tuple[int, Any]:
+    time.sleep(3)
+    return 200, {}
+
+
 @pytest.mark.parametrize("silent", [part for part in GONE if part not in ("nothing", "database")])
 def test_silent_and_back(world: World, parts: dict[str, Any], silent: str) -> None:
     """It takes connections and never answers: each page waits for its time-out. Then it answers, and all is well."""
@@ -101,7 +106,7 @@ def test_silent_and_back(world: World, parts: dict[str, Any], silent: str) -> No
         part.mode = "silent"
     else:
         for path in list(part.answers):
-            part.hooks[path] = lambda: (time.sleep(3), (200, {}))[1]
+            part.hooks[path] = in_three_seconds
         if silent == "gitserver":
             parts["cache"].cli("flushall")
     judged(f"{silent} is silent", site)
