@@ -257,6 +257,10 @@ class Runner(Backend):
     sandbox_memory: Size = setting(
         1 * GIB, "Memory of one box, all its processes and files together", applies="write", unit="bytes", ge=128 * MIB
     )
+    sandbox_without: tuple[Literal["memory.max", "pids.max"], ...] = setting(
+        (), "Limits of a box's control group that this host's kernel cannot give (no control groups v2): fewer "
+        "processes, each with its own limit, must do", applies="write",
+    )  # fmt: skip
     sandbox_disk: Size = setting(
         128 * MIB, "What one box may write, in memory", applies="write", unit="bytes", ge=8 * MIB
     )

@@ -59,6 +59,7 @@ def _sandbox(ctx: Context) -> Iterator[Resource]:
         content=ctx.render(
             f"runner/{SANDBOX}@.service.j2", home=backend.HOME, account=SANDBOX, folder=FOLDER, socket=SOCKET,
             seconds=BOX_SECONDS, memory=settings.sandbox_memory, disk=settings.sandbox_disk,
+            without=settings.sandbox_without,
         ),
     )  # fmt: skip
     yield Unit(name=SOCKET_UNIT)

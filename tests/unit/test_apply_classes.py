@@ -122,7 +122,7 @@ def another(info: FieldInfo, value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, tuple) and get_origin(get_args(info.annotation)[0]) is Literal:
-        return value[1:]
+        return value[1:] or get_args(get_args(info.annotation)[0])[:1]
     if isinstance(value, tuple):
         return {int: (*value, 2222), str: (*value, "192.0.2.0/24")}.get(get_args(info.annotation)[0], (KEY,))
     if isinstance(value, str):

@@ -36,7 +36,7 @@ CASES = [
     {"name": "1", "input": "1 2\n", "output": "3\n", "weight": 1},
     {"name": "2", "input": "20 22\n", "output": "42", "weight": 3},
 ]
-TIGHT = "sandbox.uncontained = lambda: []; "
+TIGHT = "sandbox.uncontained = lambda _: []; "
 
 
 class Systemd:

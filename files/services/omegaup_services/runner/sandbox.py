@@ -32,8 +32,10 @@ FIRST_USER, USERS = 50000, 10000
 """Numbers of the programs' users: nobody's else, and each used again only long after."""
 MIB = 1024 * 1024
 REQUEST_BYTES = 256 * MIB
-PROCESSES = 32
-"""Of one program. A runtime has threads of its own, too."""
+PROCESSES, FEW_PROCESSES = 32, 4
+"""Of one program. A runtime has threads of its own, too. Few, where only each process's own memory can be limited."""
+MEMORY, TASKS = "memory.max", "pids.max"
+"""Limits of the control group, by the kernel's names."""
 STACK_BYTES = 64 * MIB
 OVERHEAD_BYTES = 96 * MIB
 """Address space that a runtime maps and does not use."""
@@ -71,7 +73,7 @@ class Limits:
     seconds: float
     memory_bytes: int
     output_bytes: int
-    processes: int = PROCESSES
+    processes: int
 
     @property
     def wall_seconds(self) -> float:
@@ -93,8 +95,8 @@ class Ended:
 class Box:
     """A folder for one program, and the user that it runs as."""
 
-    def __init__(self, user: int, folder: Path) -> None:
-        self._user, self._folder = user, folder
+    def __init__(self, user: int, folder: Path, processes: int = PROCESSES) -> None:
+        self._user, self._folder, self._processes = user, folder, processes
         # Its own: another box of this host could otherwise look in.
         self._work = folder / "work"
         self._work.mkdir(mode=0o777)
@@ -108,11 +110,13 @@ class Box:
         source = self._work / language.file
         source.write_text(request["source"], encoding="utf-8")
         source.chmod(0o644)
-        compiled = self._run(language.compile, b"", Limits(COMPILE_SECONDS, COMPILE_BYTES, 64 * MIB))
+        compiled = self._run(language.compile, b"", Limits(COMPILE_SECONDS, COMPILE_BYTES, 64 * MIB, PROCESSES))
         yield {"compiled": compiled.status == "ok", "detail": compiled.error}
         if compiled.status != "ok":
             return
-        limits = Limits(request["time_ms"] / 1000, request["memory_bytes"], request["output_bytes"])
+        limits = Limits(
+            request["time_ms"] / 1000, request["memory_bytes"], request["output_bytes"], self._processes
+        )  # fmt: skip
         kept = {path.name for path in self._work.iterdir()}
         for case in request["cases"]:
             self._clean(kept)
@@ -218,8 +222,11 @@ ALLOWED = (1 << 6) | (1 << 7)
 """CAP_SETGID, CAP_SETUID: to become the program's user."""
 
 
-def uncontained() -> list[str]:
-    """What of the fence is missing: a host may be unable to give what its unit asks for, and start it all the same."""
+def uncontained(without: Sequence[str]) -> list[str]:
+    """What of the fence is missing: a host may be unable to give what its unit asks for, and start it all the same.
+
+    without: limits of the control group that are known to be missing on this host.
+    """
     missing = []
     interfaces = Path("/proc/self/net/dev").read_text().splitlines()[2:]
     if [line for line in interfaces if line.partition(":")[0].strip() != "lo"]:
@@ -234,7 +241,7 @@ def uncontained() -> list[str]:
     if status.get("Seccomp", "").strip() != "2":
         missing.append("system calls are not filtered")
     group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().strip().rpartition("::/")[2]
-    for name in ("memory.max", "pids.max"):
+    for name in {MEMORY, TASKS} - set(without):
         try:
             if (group / name).read_text().strip() == "max":
                 missing.append(f"{name} is not limited")
@@ -268,8 +275,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="omegaup-sandbox", allow_abbrev=False)
     parser.add_argument("--instance", required=True, help="systemd's %%i: begins with the number of the connection")
     parser.add_argument("--folder", type=Path, required=True, help="where it may write")
+    parser.add_argument("--without", nargs="*", choices=(MEMORY, TASKS), default=(), help="limits that it cannot have")
     options = parser.parse_args()
-    missing = uncontained()
+    missing = uncontained(options.without)
     languages = [name for name, language in LANGUAGES.items() if shutil.which(language.compile[0])]
     _send({"uncontained": missing, "languages": languages})
     if missing:
@@ -280,7 +288,8 @@ def main() -> None:
     number = int(options.instance.partition("-")[0])
     folder = Path(tempfile.mkdtemp(dir=options.folder))
     folder.chmod(0o711)
-    for answer in Box(FIRST_USER + number % USERS, folder).judge(request):
+    processes = FEW_PROCESSES if MEMORY in options.without else PROCESSES
+    for answer in Box(FIRST_USER + number % USERS, folder, processes).judge(request):
         _send(answer)
 
 
