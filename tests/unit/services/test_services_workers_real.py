@@ -95,11 +95,14 @@ def opens(username: str, place: int | None, contest: int, code: str, pdf: bytes)
 
 
 def test_certificates_once_and_only_once_whatever_is_killed(workers: Any, broker: Rabbitmq, database: Database) -> None:
-    """Sixty contests, a third of them ordered twice; workers, the broker and the database are killed as a seed says."""
+    """Sixty contests (FLEET_CONTESTS: another number), a third of them ordered twice; workers, the broker and the
+    database are killed as a seed says.
+    """
     need("pdfinfo", "pdftotext")
     need_pdf()
     seed = random.Random(8)
-    contests = range(1000, 1060)
+    many = int(os.environ.get("FLEET_CONTESTS", "60"))
+    contests = range(10_000, 10_000 + many)
     orders = [order(contest) for contest in contests] + [order(contest) for contest in contests[::3]]
     seed.shuffle(orders)
     two = [workers(CONTEST), workers(CONTEST)]
@@ -109,20 +112,20 @@ def test_certificates_once_and_only_once_whatever_is_killed(workers: Any, broker
             victim = seed.choice(two)
             victim.kill()
             victim.start()
-        if at == 30:
+        if at == many // 2:
             broker.kill()
             broker.start()
-        if at == 50:
+        if at == many * 5 // 6:
             database.server.kill()
             database.server.start()
     broker.publish(CONTEST, b"poison")
-    stored = f"SELECT COUNT(*) {FILES} WHERE contest_id BETWEEN 1000 AND 1059"
-    eventually("all are stored", lambda: database.rows(stored) == [(600,)], 60)
+    stored = f"SELECT COUNT(*) {FILES} WHERE contest_id BETWEEN {contests[0]} AND {contests[-1]}"
+    eventually("all are stored", lambda: database.rows(stored) == [(10 * many,)], 60 + many)
     eventually("nothing waits", lambda: broker.waiting(CONTEST) == 0)
     [worker.stop() for worker in two]
     rows = database.rows(
         "SELECT contest_id, username, place, verification_code, pdf, HEX(sha256)"
-        f" {FILES} WHERE contest_id BETWEEN 1000 AND 1059"
+        f" {FILES} WHERE contest_id BETWEEN {contests[0]} AND {contests[-1]}"
     )
     expected = {(c, name, place if place <= 5 else None) for c in contests for place, name in enumerate(NAMES, 1)}
     assert {(row[0], row[1], row[2]) for row in rows} == expected
