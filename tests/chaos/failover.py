@@ -99,6 +99,13 @@ def database() -> str:
     return found[0]
 
 
+def a_victim(service: str, turn: int) -> str:
+    """A member's host, any but that of the database's primary, which only a person replaces (test_mysql_failover)."""
+    leader = database()
+    fit = [host.name for host in the_fleet().members(service) if host.name != leader]
+    return fit[turn % len(fit)]
+
+
 def fresh_table() -> None:
     """The load's table without a row of an earlier run, in which a row can be there twice, so that it would be seen."""
     sql(database(), f"CREATE OR REPLACE TABLE {writers.TABLE} (n INT AUTO_INCREMENT PRIMARY KEY, id VARCHAR(80))")

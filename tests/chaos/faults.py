@@ -30,8 +30,8 @@ def killed_for_good(host: str, *units: str) -> Iterator[None]:
     finally:
         on(host, f"rm -rf {folders}; systemctl daemon-reload; systemctl reset-failed {names} || true\n"
            f"for u in {names}; do systemctl start $u || [ \"$(systemctl is-enabled $u)\" = masked ] ||\n"
-           # A watch of ours may have ended a start that hung.
-           "[ \"$(systemctl show -P SubState $u)\" = auto-restart ]; done")  # fmt: skip
+           # The broker's watch ends a start that hangs; the one after it has to come about.
+           "{ [ \"$(systemctl show -P Result $u)\" = signal ] && systemctl start $u; }; done")  # fmt: skip
 
 
 @contextmanager

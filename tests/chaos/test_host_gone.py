@@ -11,6 +11,7 @@ import pytest
 import lab
 from tests.chaos import faults, results
 from tests.chaos.failover import (
+    a_victim,
     database,
     dead_letters,
     drained,
@@ -39,12 +40,6 @@ def prepared(begun_well: None) -> Iterator[None]:
     yield
     sql(database(), f"DROP TABLE IF EXISTS {TABLE}")
     settled()
-
-
-def a_victim(turn: int) -> str:
-    """Any but the database's primary, which only a person replaces (see test_mysql_failover)."""
-    fit = [name for name in MEMBERS if name != database()]
-    return fit[turn % len(fit)]
 
 
 def judge(fault: str, ledgers: dict[str, Ledger], begun: float, until: float, bar: float) -> None:
@@ -76,7 +71,7 @@ FAULTS: dict[str, Callable[[str], AbstractContextManager[None]]] = {
 )
 def test_gone_for_a_while(fault: str, turn: int) -> None:
     """Its Redis may be the primary, its broker lead queues, its database acknowledge: all at once."""
-    victim = a_victim(turn)
+    victim = a_victim("mysql", turn)
     with load("web1", f"gone-{fault.replace(' ', '-')}-{turn}") as running:
         begun = time.time()
         with FAULTS[fault](victim):
@@ -97,7 +92,7 @@ def started(host: str) -> str:
 
 @pytest.mark.parametrize("turn", range(REPEATS))
 def test_destroyed_and_rebuilt(turn: int) -> None:
-    victim = a_victim(turn)
+    victim = a_victim("mysql", turn)
     others = [name for name in MEMBERS if name != victim]
     before = {host: started(host) for host in others}
     with load("web1", f"rebuilt-{turn}") as running:
