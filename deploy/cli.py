@@ -28,6 +28,8 @@ from deploy.procedures import db  # noqa: E402
 from deploy.procedures.apply import apply as apply_fleet  # noqa: E402
 from deploy.procedures.diffs import diffs  # noqa: E402
 from deploy.procedures.initialise import initialise  # noqa: E402
+from deploy.procedures.roll import reboots  # noqa: E402
+from deploy.procedures.roll import run as rolls  # noqa: E402
 from deploy.procedures.session import session  # noqa: E402
 from deploy.procedures.status import status as ask_status  # noqa: E402
 from deploy.procedures.verify import run_suite  # noqa: E402
@@ -175,6 +177,46 @@ def _say_applied(
     times = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
     state = "stopped" if errors else "done"
     out.print(f"Apply {state}: {what}. [dim]({times})[/dim]", highlight=False)
+
+
+@app.command()
+def roll(
+    inventory: Inventory, identity: Identity = None, as_json: Json = False,
+    service: Annotated[str, typer.Option("--service", help="Only the members of this service.")] = "",
+    canary: Annotated[str, typer.Option("--canary", help="The host to begin with, where it is owed.")] = "",
+    dry: Annotated[bool, typer.Option("--dry", help="Print the steps that a roll would take, and take none.")] = False,
+    reboot: Annotated[
+        bool, typer.Option("--reboot", help="Boot the hosts anew that need it, one at a time, instead of restarts.")
+    ] = False,
+    hosts: Annotated[str, typer.Option("--hosts", help="With --reboot: these hosts, need or not.")] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a roll whose controller died.")] = False,
+    abort: Annotated[bool, typer.Option("--abort", help="Bring back what the members had loaded before.")] = False,
+) -> None:  # fmt: skip
+    """Restart what apply left pending, one member at a time, behind gates, so that nobody notices.
+
+    The first member of each service is watched (roll.canary_seconds); if it does not hold, its earlier files come back
+    and the roll stops. Exit 0: all is paid, 1: stopped or refused.
+    """
+    options = rolls.Options(service, canary, tuple(name for name in hosts.split(",") if name))
+    kind = reboots if reboot else rolls
+    with _reported(as_json):
+        if resume and abort:
+            raise FleetError(subject="fleet roll", found="--resume and --abort", expected="one of the two")
+        again = resume or abort
+        if hosts and not reboot:
+            raise FleetError(subject="--hosts", found=repr(hosts), expected="--reboot with it")
+        if dry and again:
+            raise FleetError(subject="fleet roll", found="--dry with --resume or --abort", expected="--dry alone")
+        lock_for = None if dry else "fleet roll"
+        with session(inventory, identity=identity, lock_for=lock_for, look=not again) as opened:
+            if dry:
+                view.show_steps(out, kind.dry(opened, options), as_json)
+                return
+            work = rolls.resume if resume else rolls.abort if abort else kind.roll
+            found = work(opened, options, (lambda _: None) if as_json else view.telling(out))
+        view.show_rolled(out, err, found, as_json)
+        if found.errors:
+            raise typer.Exit(1)
 
 
 @app.command()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
 
 from rich.console import Console
@@ -16,6 +18,8 @@ from deploy.converge.step import Step
 from deploy.errors import FleetError
 from deploy.model.fleet import Fleet, Standing
 from deploy.model.resources import StepClass
+from deploy.procedures.roll.order import Action, Deed
+from deploy.procedures.roll.steps import Rolled
 
 SIGNS = {
     StepClass.CREATE: ("+", "green"),
@@ -101,6 +105,43 @@ def show_standings(console: Console, standings: Sequence[Standing], untold: str)
         console.print(table)
     if untold:
         console.print(f"[yellow]Not every member could be asked:[/yellow] {escape(untold)}", soft_wrap=True)
+
+
+def telling(console: Console) -> Callable[[str], None]:
+    """Each step of a roll as a line, with the time."""
+
+    def say(words: str) -> None:
+        console.print(f"[dim]{datetime.now():%H:%M:%S}[/dim] {escape(words)}", soft_wrap=True, highlight=False)
+
+    return say
+
+
+def show_steps(console: Console, steps: Sequence[Deed], as_json: bool) -> None:
+    """What a roll would do."""
+    if as_json:
+        print(json.dumps({"steps": [one.words() for one in steps]}, indent=2))
+        return
+    for one in steps:
+        console.print(one.words(), soft_wrap=True, highlight=False, markup=False)
+    if not steps:
+        console.print("Nothing is owed.")
+
+
+def show_rolled(console: Console, errors: Console, rolled: Rolled, as_json: bool) -> None:
+    """How a roll ended."""
+    if as_json:
+        steps = [one.words() for one in rolled.steps]
+        report = {"how": rolled.how, "steps": steps, "errors": [error.to_dict() for error in rolled.errors]}
+        print(json.dumps(report, indent=2))
+        return
+    show_errors(errors, rolled.errors)
+    done = [
+        f"{count} {what}"
+        for what, action in (("restarts", Action.RESTART), ("boots", Action.REBOOT))
+        if (count := sum(one.action is action for one in rolled.steps)) or what == "restarts"
+    ]
+    words = "nothing is owed" if rolled.how == "nothing" else f"{rolled.how}, {', '.join(done)}"
+    console.print(f"Roll: {words}.", highlight=False)
 
 
 class Progress:

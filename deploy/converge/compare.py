@@ -13,6 +13,7 @@ from deploy.converge import shell
 from deploy.converge.profile import key_type, profile
 from deploy.converge.step import Step
 from deploy.errors import FleetError
+from deploy.model import jumps
 from deploy.model import resources as want
 from deploy.model.observed import Answer, FileState, Snapshot, UnitState
 from deploy.model.resources import StepClass
@@ -55,6 +56,8 @@ def _compare(host: str, resource: want.Resource, seen: Snapshot, authority: str,
         yield from _parameter(host, resource, seen, written)
     elif isinstance(resource, want.Only):
         yield from _only(host, resource, seen)
+    elif isinstance(resource, want.Package):
+        yield from _package(host, resource, seen)
     elif isinstance(resource, want.Certificate):
         outcome = _certificate(resource, seen, authority)
         if outcome:
@@ -65,15 +68,24 @@ def _compare(host: str, resource: want.Resource, seen: Snapshot, authority: str,
             yield Step(host=host, resource=resource, step=outcome[0], summary=outcome[1], script=outcome[2])
 
 
-def _package(item: want.Package, seen: Snapshot) -> Outcome:
+def _package(host: str, item: want.Package, seen: Snapshot) -> Iterable[Step]:
+    """Raises FleetError for a change of version that its server cannot take."""
     have = seen.packages.get(item.name)
     if have is None or not have.installed:
-        return StepClass.CREATE, f"install {item.version or ''}".strip(), shell.install(item)
-    if item.version and have.version != item.version:
-        return StepClass.WRITE, f"version {have.version} -> {item.version}", shell.install(item)
-    if have.held:
-        return StepClass.WRITE, "on hold -> not on hold", f"apt-mark unhold -- {shlex.quote(item.name)}"
-    return None
+        summary = f"install {item.version or ''}".strip()
+        yield Step(host=host, resource=item, step=StepClass.CREATE, summary=summary, script=shell.install(item))
+    elif item.version and have.version != item.version:
+        if refused := jumps.refusal(host, item.origin, have.version, item.version):
+            raise refused
+        serves = any(name in seen.units and seen.units[name].running for name in item.units)
+        yield Step(
+            host=host, resource=item, step=StepClass.RESTART if serves else StepClass.WRITE, pending=serves,
+            summary=f"version {have.version} -> {item.version}", script="" if serves else shell.install(item),
+            before=have.version, after=item.version,
+        )  # fmt: skip
+    elif have.held:
+        script = f"apt-mark unhold -- {shlex.quote(item.name)}"
+        yield Step(host=host, resource=item, step=StepClass.WRITE, summary="on hold -> not on hold", script=script)
 
 
 def _file(item: want.File, seen: Snapshot) -> Outcome:
@@ -144,7 +156,6 @@ def _set(values: Iterable[str]) -> str:
 
 
 _SIMPLE: dict[type[want.Resource], Callable[[Any, Snapshot], Outcome]] = {
-    want.Package: _package,
     want.File: _file,
     want.Directory: _directory,
     want.Link: _link,
@@ -239,7 +250,7 @@ def _parameter(host: str, item: want.Parameter, seen: Snapshot, written: set[str
             return
         why = f"once {item.query.unit} runs" if waits else f"unreadable: {answer.error}"
         yield Step(
-            host=host, resource=item, step=StepClass.CREATE, script=item.act,
+            host=host, resource=item, step=StepClass.CREATE, script=shell.set_value(item),
             summary=f"{_shown(item, item.want)} ({why})", before=why, after=_shown(item, item.want),
         )  # fmt: skip
         return
@@ -251,7 +262,8 @@ def _parameter(host: str, item: want.Parameter, seen: Snapshot, written: set[str
     kind = StepClass.CREATE if have is None and item.step is not StepClass.RESTART else item.step
     summary = f"to load {', '.join(sorted(due))}" if due else f"{_shown(item, have)} -> {_shown(item, item.want)}"
     yield Step(
-        host=host, resource=item, step=kind, pending=pending, script="" if pending else item.act, summary=summary,
+        host=host, resource=item, step=kind, pending=pending, script="" if pending else shell.set_value(item),
+        summary=summary,
         before=_shown(item, have), after=_shown(item, item.want),
     )  # fmt: skip
 

@@ -12,13 +12,14 @@ from typing import Protocol, cast
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from deploy.converge.shell import STAMP_TOOL
 from deploy.errors import FleetError
 from deploy.model.catalog import CATALOG, Service
 from deploy.model.fleet import Cluster, Context, Fleet, HostSpec, Live, Standing, waivers
 from deploy.model.observed import Snapshot
-from deploy.model.resources import Directory, File, HostState, Resource, Unit
+from deploy.model.resources import STAMP_TOOL, Directory, File, HostState, Package, Parameter, Resource, Unit
 from deploy.model.secrets import SecretSpec
+from deploy.model.ways import Way
+from deploy.roles import gates
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADER = "Managed by fleet: a change made here by hand is undone by the next apply."
@@ -34,6 +35,8 @@ class Role(Protocol):
     def clusters(self, ctx: Context, seen: Mapping[str, Snapshot]) -> Mapping[str, Cluster]: ...
 
     def standings(self, ctx: Context, seen: Mapping[str, Snapshot]) -> Iterable[Standing]: ...
+
+    def ways(self, ctx: Context) -> Iterable[Way]: ...
 
 
 @cache
@@ -117,8 +120,76 @@ def host_state(ctx: Context) -> HostState:
                     hint="this is an error in deploy/roles",
                 )
     rank = {service.name: position for position, service in enumerate(CATALOG)}
-    ordered = sorted(wanted.values(), key=lambda item: (item.order != 0, rank[item.role], item.order))
+    kept = _kept(_pinned(ctx, wanted.values()))
+    ordered = sorted(kept, key=lambda item: (item.order != 0, rank[item.role], item.order))
     return HostState(ctx.host.name, tuple(ordered), waivers(ctx.host))
+
+
+def _pinned(ctx: Context, resources: Iterable[Resource]) -> Iterable[Resource]:
+    """Packages with the versions that the inventory pins, and the rolling units that run from them."""
+    pins = ctx.settings.packages.pins
+    runs: dict[str, list[str]] = {}
+    for way in ways(ctx):
+        if way.source:
+            runs.setdefault(way.source, []).extend(way.units)
+    for item in resources:
+        if isinstance(item, Package):
+            units = tuple(runs.get(item.origin, ()))
+            yield replace(item, version=item.version or pins.get(item.origin), units=units)
+        else:
+            yield item
+
+
+def unknown_pins(fleet: Fleet, state: Callable[[str], HostState]) -> list[FleetError]:
+    """Pins of packages that no host of the fleet has. state: host -> what is desired of it."""
+    pinned = {pin for host in fleet.hosts for pin in host.settings.packages.pins}
+    if not pinned:
+        return []
+    known = {item.origin for host in fleet.hosts for item in state(host.name).resources if isinstance(item, Package)}
+    return [
+        FleetError(
+            subject="packages.pins", found=repr(pin),
+            expected=f"source packages of this fleet: {', '.join(sorted(known))}",
+            hint="apt-cache show PACKAGE names the source of a package",
+        )
+        for pin in sorted(pinned - known)
+    ]  # fmt: skip
+
+
+def _kept(resources: Iterable[Resource]) -> Iterable[Resource]:
+    """Files that rolling units load at their start know them: what was loaded before is kept for `roll`."""
+    every = list(resources)
+    loaders: dict[str, list[str]] = {}
+    for item in every:
+        if isinstance(item, Unit) and item.rolling:
+            for path in (*item.restart_files, *item.start_files):
+                loaders.setdefault(path, []).append(item.name)
+    for item in every:
+        if isinstance(item, File) and item.path in loaders:
+            yield replace(item, kept_for=tuple(loaders[item.path]))
+        elif isinstance(item, Parameter) and item.writes:
+            units = dict.fromkeys(unit for path in item.writes for unit in loaders.get(path, ()))
+            yield replace(item, kept_for=tuple(units))
+        else:
+            yield item
+
+
+def ways(ctx: Context) -> tuple[Way, ...]:
+    """How the services of a host are rolled, in their order; a role that says nothing has a plain way."""
+    found: list[Way] = []
+    for service in ctx.host.services:
+        said = tuple(getattr(role(service), "ways", lambda _: ())(ctx))
+        found += said
+        named = {unit for way in said for unit in way.units}
+        left = tuple(unit for unit in service.units_on(ctx.release) if unit not in named)
+        found += [
+            Way(
+                name=unit.removesuffix(".service"), service=service.name, units=(unit,),
+                gates=gates.usual(service.name, (unit,)),
+            )
+            for unit in left
+        ]  # fmt: skip
+    return tuple(replace(way, zone=ctx.host.settings.machine.zone) for way in found)
 
 
 def _expand(resources: Iterable[Resource]) -> Iterable[Resource]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets as random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -20,10 +20,10 @@ from deploy.converge import checks, compare, desired, guard, look, remote, shell
 from deploy.converge.issue import issue
 from deploy.converge.step import Step
 from deploy.converge.together import together
-from deploy.errors import FleetError, Unsettled
+from deploy.errors import FleetError, FleetErrors, Unsettled
 from deploy.model import fleet as model
 from deploy.model.observed import Snapshot
-from deploy.model.resources import Certificate, HostState, Only, Parameter, Phase
+from deploy.model.resources import Certificate, HostState, Only, Parameter, Phase, Resource, Unit
 from deploy.trust.authority import Authority, Signer
 from deploy.trust.masking import Masker
 from deploy.trust.vault import Vault
@@ -113,6 +113,8 @@ class Run:
                 self._learn(self.fleet.witnesses())
             else:
                 self._states.clear()
+                if unknown := desired.unknown_pins(self.fleet, self.state):
+                    raise FleetErrors(unknown)
                 self._learn(self._not_asked())
                 return
 
@@ -152,17 +154,58 @@ class Run:
         Raises:
             FleetError: it could not be looked at.
         """
-        nonce = random.token_hex(8)
         wanted = [item for item in self.state(name).resources if not role or item.role == role]
-        reply = remote.run(self.hosts[name], look.script(wanted, nonce), seconds=seconds)
-        lines = [*reply.stdout, *([] if reply.stdout else reply.stderr)]
-        try:
-            snapshot = look.parse(name, lines, nonce, wanted, self.masker)
-        except FleetError as error:
-            raise self._masked(error) from None
+        snapshot = self._asked(name, wanted, seconds)
         self.snapshots[name] = snapshot
         self._stale.discard(name)
         return snapshot
+
+    def _asked(self, name: str, wanted: Sequence[Resource], seconds: int) -> Snapshot:
+        nonce = random.token_hex(8)
+        reply = remote.run(self.hosts[name], look.script(wanted, nonce), seconds=seconds)
+        lines = [*reply.stdout, *([] if reply.stdout else reply.stderr)]
+        try:
+            return look.parse(name, lines, nonce, wanted, self.masker)
+        except FleetError as error:
+            raise self._masked(error) from None
+
+    def glance(self, name: str, services: frozenset[str]) -> Snapshot:
+        """Only what the units and servers of these services say, for a gate; it is not remembered.
+
+        Raises:
+            FleetError: the host could not be asked.
+        """
+        asked = [
+            item
+            for item in self.state(name).resources
+            if item.role in services and isinstance(item, Unit | Parameter | Only)
+        ]
+        return self._asked(name, asked, seconds=60)
+
+    def do(
+        self, name: str, key: str, script: str, seconds: int = remote.LIMIT_SECONDS, *, expected: str = "",
+        unseen: bool = False,
+    ) -> str:  # fmt: skip
+        """Run shell that changes something on a host, alone there; the last line that it printed.
+
+        What was known of the host is forgotten, unless it changes nothing that a look sees (`unseen`).
+
+        Raises:
+            FleetError: it did not succeed.
+        """
+        if not unseen:
+            self._stale.add(name)
+        reply = remote.run(self.hosts[name], shell.single(key, script), seconds=seconds)
+        failure = shell.failure(reply.stdout)
+        if failure is not None:
+            raise FleetError(
+                host=name,
+                subject=key,
+                found=self.masker(failure.words or "; ".join(reply.stderr[-3:]) or "no word of why"),
+                expected=expected or "it to succeed",
+            )
+        said = [line for line in reply.stdout if not line.startswith("@@")]
+        return said[-1] if said else ""
 
     def steps(self, name: str) -> list[Step]:
         """What differs on a host, by the last look at it."""

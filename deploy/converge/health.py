@@ -29,8 +29,11 @@ class Result:
     """It answers, but says itself that a part of it is not well."""
 
 
-def checks(host: HostSpec) -> Iterator[tuple[Service, Health]]:
+def checks(host: HostSpec, only: str = "") -> Iterator[tuple[Service, Health]]:
+    """All checks of a host, or those of one service."""
     for service in host.services:
+        if only and service.name != only:
+            continue
         for health in service.health:
             yield service, health
 
@@ -51,19 +54,19 @@ def endpoint(host: HostSpec, service: Service, health: Health) -> str:
     }[health.check]
 
 
-def script(host: HostSpec, nonce: str) -> str:
-    """Tries each check up to its number of retries; all checks of a host side by side."""
+def script(host: HostSpec, nonce: str, only: str = "", tries: int = 0) -> str:
+    """All checks of a host side by side. `tries`: how often each is asked until it is well; 0: as its catalog says."""
     parts = [
         "export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "folder=$(mktemp -d) && trap 'rm -rf \"$folder\"' EXIT",
         "now() { cut -d' ' -f1 /proc/uptime; }",
     ]
-    items = list(checks(host))
+    items = list(checks(host, only))
     for number, (service, health) in enumerate(items):
         ask = _ask(host, service, health)
         parts.append(f"""\
 ( n=0; until begun=$(now); detail=$({ask}) 2>"$folder/{number}.err"; do
-    n=$((n + 1)); [ $n -lt {health.retries} ] || {{ well=no; break; }}; sleep 1; done
+    n=$((n + 1)); [ $n -lt {tries or health.retries} ] || {{ well=no; break; }}; sleep 1; done
   [ -z "${{well:-}}" ] || detail="$detail $(tail -n 1 "$folder/{number}.err")"
   detail=$(printf %s "$detail" | tr '\\n\\t' '  ' | cut -c1-200)
   printf '%s\\t%s\\t%s\\t%s\\n' "${{well:-yes}}" "$begun" "$(now)" "$detail" >"$folder/{number}" ) &""")
@@ -111,9 +114,9 @@ def _answered_200(curl: str) -> str:
     return f'reply=$({curl}); code=$?; echo "$reply"; [ $code = 0 ] && [ "${{reply##* }}" = 200 ]'
 
 
-def parse(host: HostSpec, output: Sequence[str], nonce: str) -> list[Result]:
+def parse(host: HostSpec, output: Sequence[str], nonce: str, only: str = "") -> list[Result]:
     """The results in a health script's output; what it does not mention is not well."""
-    items = list(checks(host))
+    items = list(checks(host, only))
     lines: dict[int, str] = {}
     number = -1
     for line in output:

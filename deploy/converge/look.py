@@ -31,12 +31,13 @@ UNIT_PROPERTIES = (
     "ActiveEnterTimestampMonotonic",
 )  # fmt: skip
 
-_FACTS = """\
+_FACTS = f"""\
 . /etc/os-release
-printf 'os\\t%s\\nversion\\t%s\\n' "${ID:-unknown}" "${VERSION_ID:-unknown}"
+printf 'os\\t%s\\nversion\\t%s\\n' "${{ID:-unknown}}" "${{VERSION_ID:-unknown}}"
 printf 'clock\\t%s\\n' "$(date +%s.%N)"
-awk '/^MemTotal/{print "memory\\t" $2}' /proc/meminfo
-df -Pk /var | awk 'NR==2{print "disk\\t" $4}'
+awk '/^MemTotal/{{print "memory\\t" $2}}' /proc/meminfo
+df -Pk /var | awk 'NR==2{{print "disk\\t" $4}}'
+[ ! -d {want.ROLLING} ] || printf 'kept\\t%s\\n' "$(ls {want.ROLLING} | tr '\\n' ' ')"
 """
 
 
@@ -226,6 +227,7 @@ def _facts(lines: Sequence[str]) -> HostFactsSeen:
         memory=int(values.get("memory", 0)) * 1024,
         disk_free=int(values.get("disk", 0)) * 1024,
         clock=float(values.get("clock", 0)),
+        kept=tuple(values.get("kept", "").split()),
     )
 
 

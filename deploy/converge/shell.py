@@ -10,13 +10,10 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from deploy.converge.apt import APT
 from deploy.converge.look import ACT_LOCK
 from deploy.converge.step import Step
 from deploy.model import resources as want
-
-STAMP_TOOL = "/usr/local/lib/fleet/stamp"
-APT_LOCK_SECONDS = 120
-"""How long another's hold on apt or dpkg (unattended-upgrades, say) is waited for."""
 
 PREAMBLE = f"""\
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -24,8 +21,29 @@ umask 022
 exec 9>>{ACT_LOCK}
 flock -w 300 9 || {{ echo 'another change is still running on this host (it holds {ACT_LOCK})'; exit 75; }}
 
-# put PATH OWNER GROUP MODE CHECK KEEP: content (base64) on stdin; validated beside the target, then renamed over it.
-# What was there before goes to KEEP, if that is given.
+# outdated UNIT: what was kept before its last start, which no roll made (apply refuses during one), is no way back.
+outdated() {{
+  since=$(cat "{want.ROLLING}/$1/since" 2>/dev/null || echo 0)
+  at=$(systemctl show --timestamp=unix -p ActiveEnterTimestamp --value -- "$1" | tr -d '@')
+  [ "$since" = 0 ] || [ "${{at:-0}}" -le "$since" ] || rm -rf -- "{want.ROLLING}/$1"
+}}
+
+# kept PATH UNIT...: what each of these units has loaded goes into its folder, unless it is owed a restart already.
+kept() {{
+  path=$1
+  shift
+  for unit; do
+    copy={want.ROLLING}/$unit/files$path
+    outdated "$unit"
+    if [ -e "$copy" ] || [ -e "$copy.absent" ] || ! systemctl is-active --quiet -- "$unit"; then continue; fi
+    (umask 077 && mkdir -p -- "$(dirname -- "$copy")")
+    [ -e "{want.ROLLING}/$unit/since" ] || date +%s >"{want.ROLLING}/$unit/since"
+    if [ -f "$path" ]; then cp -p -- "$path" "$copy"; else : >"$copy.absent"; fi
+  done
+}}
+
+# put PATH OWNER GROUP MODE CHECK KEEP UNIT...: content (base64) on stdin; validated beside the target, then renamed
+# over it. What was there before goes to KEEP, if that is given, and is kept for the units.
 put() {{
   directory=$(dirname -- "$1")
   CANDIDATE=$(umask 077 && mktemp "$directory/.fleet-XXXXXXXX")
@@ -45,6 +63,7 @@ put() {{
     mkdir -p -- "$(dirname -- "$6")"
     cp -p -- "$1" "$6"
   fi
+  if [ $# -gt 6 ]; then (target=$1; shift 6; kept "$target" "$@"); fi
   if [ -d "$1" ] && [ ! -L "$1" ]; then
     printf 'a directory is in the way: %s\\n' "$1"
     return 1
@@ -73,8 +92,16 @@ def encode(content: str) -> str:
 def put(item: want.File) -> str:
     """Write a file: staged, validated, renamed."""
     keep = want.PREVIOUS + item.path if item.keep else ""
-    words = (item.path, item.owner, item.group, f"{item.mode:04o}", item.check, keep)
+    words = (item.path, item.owner, item.group, f"{item.mode:04o}", item.check, keep, *item.kept_for)
     return f"put {' '.join(shlex.quote(word) for word in words)} <<'CONTENT'\n{encode(item.content)}\nCONTENT"
+
+
+def set_value(item: want.Parameter) -> str:
+    """A parameter's own act; what it overwrites is kept first."""
+    if not item.kept_for or not item.act:
+        return item.act
+    units = " ".join(shlex.quote(unit) for unit in item.kept_for)
+    return "".join(f"kept {shlex.quote(path)} {units}\n" for path in item.writes) + item.act
 
 
 def owner(path: str, user: str, group: str, mode: int) -> str:
@@ -128,39 +155,8 @@ def packages(steps: Sequence[Step]) -> str:
     if not names:
         return "\n".join(others)
     words = " ".join(shlex.quote(name) for name in names)
-    options = (
-        "-q -y --no-install-recommends --allow-change-held-packages -o Dpkg::Use-Pty=0 "
-        "-o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold -o APT::Update::Error-Mode=any"
-    )
-    return "\n".join(
-        [
-            *others,
-            "policy=/usr/sbin/policy-rc.d",
-            "if [ ! -e $policy ]; then",
-            "  trap 'rm -f -- $policy' EXIT",
-            "  printf '#!/bin/sh\\n# fleet: nothing starts before it is configured\\nexit 101\\n' >$policy",
-            "  chmod 755 $policy",
-            "fi",
-            # Neither dpkg nor `apt-get update` waits for another's lock itself.
-            "patiently() {",
-            "  n=0",
-            '  until said=$("$@" 2>&1 9>&-); do',
-            "    case $said in *'lock was locked'* | *'get lock'*) ;; *) return 1 ;; esac",
-            "    [ $n -lt $patience ] || return 1",
-            "    n=$((n + 1)); sleep 1",
-            "  done",
-            "}",
-            f"patience={APT_LOCK_SECONDS}",
-            "failed() { printf '%s\\n' \"$said\" | tail -n 8; exit 1; }",
-            "patiently dpkg --configure -a --force-confdef --force-confold || failed",
-            f"install() {{ patiently apt-get install {options} {words}; }}",
-            "if ! install; then",
-            # Lists may be old, or never fetched: fetch them once and try again.
-            "  patiently apt-get update -q -o APT::Update::Error-Mode=any || failed",
-            "  install || failed",
-            "fi",
-        ]
-    )
+    # An installed version may be pinned to an earlier one.
+    return "\n".join([*others, APT, f"install {'--allow-downgrades ' if '=' in words else ''}{words}"])
 
 
 def start(item: want.Unit, fresh: bool) -> str:
@@ -191,6 +187,52 @@ def reload(item: want.Unit) -> str:
     return f"systemctl daemon-reload\nsystemctl reload -- {name} 9>&-\nstarted {name}"
 
 
+def forget_kept(unit: str) -> str:
+    """What the unit runs with is proven: there is no way back any more."""
+    return (
+        f"rm -rf -- {shlex.quote(f'{want.ROLLING}/{unit}')}\n"
+        f"[ ! -d {want.ROLLING} ] || rmdir --ignore-fail-on-non-empty {want.ROLLING}"
+    )
+
+
+def bring_back(unit: str, stop: Sequence[str] = ()) -> str:
+    """The files and packages that the unit ran with before. The copies stay until it is proven.
+
+    stop: units that are stopped while packages are changed, if any has to be.
+    """
+    halt = f"systemctl stop -- {' '.join(map(shlex.quote, stop))} 9>&-" if stop else ":"
+    return f"""\
+folder={shlex.quote(f"{want.ROLLING}/{unit}")}
+if [ ! -d "$folder/files" ] && [ ! -d "$folder/packages" ]; then
+  echo "nothing earlier of {unit} is kept on this host"
+  exit 1
+fi
+if [ -d "$folder/packages" ]; then (
+  set --
+  for deb in "$folder"/packages/*.deb; do
+    name=$(dpkg-deb -f "$deb" Package)
+    [ "$(dpkg-query -W -f='${{db:Status-Abbrev}}${{Version}}' "$name")" = "ii $(dpkg-deb -f "$deb" Version)" ] ||
+      set -- "$@" "$deb"
+  done
+  [ $# -gt 0 ] || exit 0
+  {halt}
+{APT.replace("--force-confold || failed", "--force-confold || true # what broke is replaced")}
+  install --allow-downgrades "$@"
+) fi
+if [ -d "$folder/files" ]; then (cd "$folder/files" && find . -type f) | while read -r name; do
+  path=${{name#.}}
+  case $path in
+  *.absent) rm -f -- "${{path%.absent}}" ;;
+  *)
+    cp -p -- "$folder/files$path" "$path.fleet-back"
+    sync "$path.fleet-back"
+    mv -fT -- "$path.fleet-back" "$path"
+    ;;
+  esac
+done; fi
+systemctl daemon-reload"""
+
+
 @dataclass(frozen=True)
 class Failure:
     """A step that did not succeed on a host, and the last words of its shell."""
@@ -204,11 +246,20 @@ def batch(steps: Iterable[Step], script_of: Callable[[Step], str] = lambda step:
     parts = [PREAMBLE]
     todo = list(steps)
     installs = [step for step in todo if isinstance(step.resource, want.Package)]
+    # What says which versions are to be had.
+    first = [step for step in todo if step.phase is want.Phase.PACKAGES and step not in installs]
+    parts += [_step(step.key, script_of(step)) for step in first if step.script]
     if installs:
         parts.append(_step(installs[0].key, packages(installs)))
-    parts += [_step(step.key, script_of(step)) for step in todo if step not in installs and step.script]
+    parts += [_step(step.key, script_of(step)) for step in todo if step not in [*first, *installs] and step.script]
     parts.append("echo '@@all done'")
     body = "\n".join(parts)
+    return f"act() {{\n{body}\n}}\nact </dev/null\n"
+
+
+def single(key: str, script: str) -> str:
+    """A script on its own, as `batch` runs the scripts of steps; its output is between marks (see `failure`)."""
+    body = "\n".join((PREAMBLE, _step(key, script), "echo '@@all done'"))
     return f"act() {{\n{body}\n}}\nact </dev/null\n"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from deploy.model.resources import Phase, Resource, StepClass
+from deploy.model.resources import Package, Parameter, Phase, Resource, StepClass, Unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,3 +31,15 @@ class Step:
     @property
     def phase(self) -> Phase:
         return self.resource.order
+
+
+def units_of(step: Step) -> tuple[str, ...]:
+    """The units that a step is about: that answer for its parameter, or run from its package; none for the rest."""
+    match step.resource:
+        case Unit(name=name):
+            return (name,)
+        case Parameter(unit=unit, query=query) if unit or query.unit:
+            return (unit or query.unit,)
+        case Package(units=units):
+            return units
+    return ()

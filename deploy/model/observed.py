@@ -72,13 +72,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class HostFactsSeen:
-    """Bytes; `clock` in seconds since 1970, as the host has it."""
+    """Bytes; `clock` in seconds since 1970, as the host has it; `kept`: units of which earlier files are kept."""
 
     os: str
     version: str
     memory: int
     disk_free: int
     clock: float = 0.0
+    kept: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

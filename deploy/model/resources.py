@@ -37,6 +37,14 @@ class Phase(IntEnum):
 PREVIOUS = "/var/lib/fleet/previous"
 """Where the last content of a file with `keep` lies, under its own path."""
 
+STAMP_TOOL = "/usr/local/lib/fleet/stamp"
+"""Notes what a unit has loaded (see Unit)."""
+
+ROLLING = "/var/lib/fleet/rolling"
+"""While a rolling unit is owed a restart, ROLLING/UNIT/files has what it had loaded, under the files' own paths, and
+ROLLING/UNIT/since says when the first of them was overwritten (seconds since 1970). ROLLING/UNIT/packages has the
+packages that it ran from, where a roll changes those."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Resource:
@@ -56,14 +64,25 @@ class Resource:
 
 @dataclass(frozen=True, kw_only=True)
 class Package(Resource):
-    """A Debian package: installed and not on hold. `version` pins it exactly (None: what the suite has)."""
+    """A Debian package: installed and not on hold. `version` pins it exactly (None: what the suite has).
+
+    `source`: the source package that it is built from, where that has another name: its packages change together.
+    `units`: the rolling units that run from it (filled in by the engine): while one of them runs, another version is
+    `roll`'s to install.
+    """
 
     name: str
     version: str | None = None
+    source: str = ""
+    units: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
         return f"package:{self.name}"
+
+    @property
+    def origin(self) -> str:
+        return self.source or self.name
 
     @property
     def order(self) -> Phase:
@@ -77,7 +96,8 @@ class File(Resource):
     `check` is a shell test of the candidate ($CANDIDATE, beside the target) that must succeed before the candidate
     is renamed over the target. `secret` hides the content from plans. `once` is for files that a server owns and
     rewrites after their birth: created when missing, never compared. `keep` puts a copy of what was there before
-    into PREVIOUS, for a guarded step to go back to.
+    into PREVIOUS, for a guarded step to go back to. `kept_for` are the rolling units that load it at their start
+    (filled in by the engine): for each, what it has loaded is put into ROLLING, for `roll` to go back to.
     """
 
     path: str
@@ -90,6 +110,7 @@ class File(Resource):
     absent: bool = False
     once: bool = False
     keep: bool = False
+    kept_for: tuple[str, ...] = ()
     phase: Phase = Phase.FILES
 
     @property
@@ -203,8 +224,9 @@ class Unit(Resource):
 
     `reload_files` and `restart_files` are stamped when the unit starts or reloads: a file whose hash is not the
     stamped one is owed a reload or a restart, whoever wrote it. `rolling` units are never restarted by `apply`;
-    the debt is reported and paid by `roll`. A oneshot unit counts as running when it has exited well.
-    `guard`: shell that goes back by itself if the controller cannot log in again after a reload (see Guard).
+    the debt is reported and paid by `roll`. A oneshot unit counts as running when it has exited well. `start_files`
+    are read at its start as well, but the server itself says what it runs with (see Parameter), so they are not
+    stamped. `guard`: shell that goes back by itself if the controller cannot log in again after a reload (see Guard).
     """
 
     name: str
@@ -213,6 +235,7 @@ class Unit(Resource):
     masked: bool = False
     reload_files: tuple[str, ...] = ()
     restart_files: tuple[str, ...] = ()
+    start_files: tuple[str, ...] = ()
     rolling: bool = False
     guard: str = ""
     phase: Phase = Phase.UNITS
@@ -247,6 +270,8 @@ class Parameter(Resource):
     `want` None: the name must not be there. `act` is the shell that makes it so; empty with step RESTART means that
     only a restart can. `loads` are files whose change makes it due as well. `at_start`: the service takes it from
     its configuration when it starts, so nothing is to be done for one that does not run yet. `guard` as for a Unit.
+    `writes` are files that `act` changes; `kept_for` as for a File. `unit`: whose restart brings it, where another than
+    the query's unit is meant.
     """
 
     query: Query
@@ -259,6 +284,9 @@ class Parameter(Resource):
     loads: tuple[str, ...] = ()
     at_start: bool = False
     guard: str = ""
+    writes: tuple[str, ...] = ()
+    kept_for: tuple[str, ...] = ()
+    unit: str = ""
     phase: Phase = Phase.STATE
     label: str = ""
 

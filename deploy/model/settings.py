@@ -48,7 +48,9 @@ class Base(Section):
     ntp_servers: tuple[str, ...] = setting(
         ("0.debian.pool.ntp.org", "1.debian.pool.ntp.org"), "Time servers", applies="restart"
     )
-    somaxconn: int = setting(4096, "net.core.somaxconn", applies="hot", ge=128, le=65535)
+    somaxconn: int = setting(
+        4096, "net.core.somaxconn, and the backlog of nginx and PHP-FPM", applies="reload", ge=128, le=65535
+    )
     tcp_retries2: int = setting(
         6, "net.ipv4.tcp_retries2: a connection to a peer that is gone is given up after about 25 s, not 15 minutes",
         applies="hot", ge=3, le=15,
@@ -95,7 +97,11 @@ class Redis(Section):
     maxclients: int = setting(10000, "Connections", applies="hot", ge=64, le=100000)
     timeout: int = setting(0, "Idle seconds until a client is cut (0: never)", applies="hot", unit="seconds", ge=0)
     min_replicas_to_write: int = setting(
-        1, "Replicas that must keep up, or writes are refused (never more than there are)", applies="hot", ge=0, le=10
+        1,
+        "Replicas that must keep up, or writes are refused (never more than there are)",
+        applies="reload",
+        ge=0,
+        le=10,
     )
     min_replicas_max_lag: int = setting(
         10, "A replica silent for longer does not count; so long may a cut-off primary go on accepting writes",
@@ -155,8 +161,8 @@ class Proxy(Section):
 class Rabbitmq(Section):
     """The broker. `user` is the spec's name; its password is generated."""
 
-    user: Name = setting("omegaup", "The application's user", applies="hot")
-    vhost: str = setting("/", "The application's virtual host", applies="hot")
+    user: Name = setting("omegaup", "The application's user", applies="restart")
+    vhost: str = setting("/", "The application's virtual host", applies="restart")
     vm_memory_high_watermark: float = setting(
         0.6, "Share of the host's memory at which publishers are blocked", applies="hot", gt=0, le=0.8
     )
@@ -184,8 +190,8 @@ class Rabbitmq(Section):
 class Mysql(Section):
     """The database: MariaDB by default."""
 
-    database: Name = setting("omegaup", "The application's database", applies="create")
-    user: Name = setting("omegaup", "The application's user", applies="hot")
+    database: Name = setting("omegaup", "The application's database", applies="restart")
+    user: Name = setting("omegaup", "The application's user", applies="reload")
     innodb_buffer_pool_size: Size = setting(512 * MIB, "Buffer pool", applies="hot", unit="bytes", ge=5 * MIB)
     max_connections: int = setting(200, "Connections", applies="hot", ge=10, le=100000)
     innodb_flush_log_at_trx_commit: Literal[0, 1, 2] = setting(1, "1: no commit is lost", applies="hot")
@@ -268,6 +274,10 @@ class Frontend(Section):
     request_timeout: Span = setting(
         60.0, "A PHP request is ended after this", applies="reload", unit="seconds", ge=5, le=3600
     )
+    patience: Span = setting(
+        6.0, "A request is tried again for so long while a part that it needs is away (a failover, a restart)",
+        applies="reload", unit="seconds", ge=0, le=30,
+    )  # fmt: skip
     rate_limit: int = setting(60, "Submissions per minute and address", applies="reload", ge=1, le=100000)
 
 
@@ -279,6 +289,44 @@ class Monitoring(Section):
         float(15 * DAY), "How long samples are kept", applies="restart", unit="seconds", ge=float(HOUR)
     )
     retention_size: Size = setting(4 * GIB, "Disk that samples may take", applies="restart", unit="bytes", ge=64 * MIB)
+
+
+Source = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.+-]+$")]
+Pin = Annotated[str, StringConstraints(pattern=r"^[0-9][A-Za-z0-9.+:~-]*$")]
+
+
+class Packages(Section):
+    """Versions that are held. What is not named here stays at the version that it was installed with."""
+
+    pins: dict[Source, Pin] = setting(
+        {},
+        "Debian source package -> exact version of all its packages, as `apt-cache policy` shows it",
+        applies="restart",
+    )
+
+
+class Roll(Section):
+    """How `fleet roll` watches what it does. Read from the first host of the inventory."""
+
+    canary_seconds: Span = setting(
+        30.0, "How long the first member of a service is watched before the next is touched", applies="write",
+        unit="seconds", ge=0, le=86400,
+    )  # fmt: skip
+    reads: int = setting(
+        3, "A gate holds when it was seen to hold so many times in a row", applies="write", ge=1, le=100
+    )
+    read_interval: Span = setting(1.0, "Between two looks of a gate", applies="write", unit="seconds", ge=0.1, le=60)
+    before_seconds: Span = setting(
+        30.0, "How long a service may take to be well before a member is touched; then the roll refuses",
+        applies="write", unit="seconds", ge=1, le=3600,
+    )  # fmt: skip
+    reboot_seconds: Span = setting(
+        600.0, "How long a host may take to boot", applies="write", unit="seconds", ge=10, le=86400
+    )
+    after_seconds: Span = setting(
+        180.0, "How long a member may take to be back and well after its restart; then it goes back", applies="write",
+        unit="seconds", ge=5, le=86400,
+    )  # fmt: skip
 
 
 class WaiverSetting(Section):
@@ -293,6 +341,7 @@ class HostFacts(Section):
 
     address: str | None = Field(default=None, description="Address that other hosts use; default: ssh_hostname")
     memory: Size | None = Field(default=None, description="Memory, to check sizes before the host is reachable")
+    zone: str = Field(default="", description="Failure domain, such as a rack: a roll ends with one before the next")
 
 
 class Settings(Section):
@@ -312,6 +361,8 @@ class Settings(Section):
     worker: Worker = Worker()
     frontend: Frontend = Frontend()
     monitoring: Monitoring = Monitoring()
+    packages: Packages = Packages()
+    roll: Roll = Roll()
     machine: HostFacts = HostFacts()
     waivers: tuple[WaiverSetting, ...] = ()
     environment: Literal["production", "development"] = "production"

@@ -9,10 +9,15 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operations import run_ops
 from pyinfra.api.state import StateStage
 
-from deploy.converge.engine import still_different
+from deploy.converge import shell
+from deploy.converge.engine import Run, still_different
 from deploy.converge.operations import site
-from deploy.converge.step import Step
+from deploy.converge.step import Step, units_of
+from deploy.converge.together import together
 from deploy.errors import FleetError
+from deploy.model.resources import File, Parameter
+from deploy.procedures.roll import notes
+from deploy.procedures.roll.refusals import nobody_rolls
 from deploy.procedures.session import Session
 
 
@@ -26,21 +31,49 @@ class Outcome:
 
 
 def apply(session: Session) -> Outcome:
-    """Act on what differs. Stops on every host at the first operation that fails on one."""
+    """Act on what differs. Stops on every host at the first operation that fails on one.
+
+    Raises:
+        FleetError: a roll has hosts in hand, this controller's or another's; nothing was changed.
+    """
     run = session.run
     with session.timings.part("plan"):
         first = run.plan()
     if any(not step.pending for steps in first.values() for step in steps):
+        # What a roll has in hand goes forward or back as the files on the disk are.
+        nobody_rolls(notes.read(run))
         with session.timings.part("act"):
             _act(session)
     if run.failures:
         return Outcome(tuple(run.acted), (), tuple(run.failures))
     with session.timings.part("look again"):
         left = run.remaining() if run.acted else {}
+    _settle(run)
     pending = [step for steps in run.plan().values() for step in steps if step.pending]
     return Outcome(
         tuple(run.acted), tuple(pending), tuple(still_different(step) for steps in left.values() for step in steps)
     )
+
+
+def _settle(run: Run) -> None:
+    """Where what was written is owed no restart, what was there before is no way back any more.
+
+    That counts for what an apply that died has left as well, but not for what a roll has in hand.
+    """
+    wrote: dict[str, set[str]] = {name: set() for name in run.snapshots}
+    for step in run.acted:
+        if isinstance(step.resource, File | Parameter):
+            wrote.setdefault(step.host, set()).update(step.resource.kept_for)
+    left = {name: set(seen.facts.kept) - wrote[name] for name, seen in run.snapshots.items()}
+    if any(left.values()) and not notes.read(run).locks:
+        for name, units in left.items():
+            wrote[name] |= units
+    done: dict[str, str] = {}
+    for name, units in wrote.items():
+        owed = {unit for step in run.steps(name) if step.pending for unit in units_of(step)}
+        if proven := sorted(units - owed):
+            done[name] = "\n".join(shell.forget_kept(unit) for unit in proven)
+    together(done, lambda name: run.do(name, "settle", done[name], seconds=60, unseen=True))
 
 
 def _act(session: Session) -> None:

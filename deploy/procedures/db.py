@@ -55,38 +55,47 @@ def switchover(name: str, to: str | None, identity: Path | None = None, max_lag:
         FleetErrors: a step did not come about, and what was closed stays so.
     """
     with members(name, identity, "fleet db switchover") as found:
-        if begun_before := proofs.promised(found):
-            old, new = _broken_off(found, begun_before, to)
-        else:
-            old = proofs.primary(found)
-            new = proofs.target(found, old, to, max_lag)
-        begun = time.monotonic()
-        position = ""
-        if not old.follows:
-            again = () if old.writable else ("again",)
-            position = found.ask(old.name, "close", str(REOPEN_SECONDS), *again)
-            # Until the other is told to open, nobody but this run can make it a primary.
-            with _opened_again(found, old.name):
-                found.ask(new, "reached", f"'{position}'", seconds=15)
-                if time.monotonic() - begun > PROMOTE_WITHIN:
-                    raise FleetError(
-                        host=new, subject="mysql switchover", found=f"{time.monotonic() - begun:.0f} s gone",
-                        expected=f"at most {PROMOTE_WITHIN:.0f} s from the close to the promotion",
-                        hint="nothing was moved; see what is slow and try again",
-                    )  # fmt: skip
-                led = found.ask(new, "lead", "switchover", old.address, seconds=15)
-        else:
+        return move(found, to, max_lag)
+
+
+def move(found: Members, to: str | None, max_lag: float = 5.0) -> Moved:
+    """A switchover among members that were looked at a moment ago, under a lock that is held already.
+
+    Raises:
+        FleetError, FleetErrors: see `switchover`.
+    """
+    if begun_before := proofs.promised(found):
+        old, new = _broken_off(found, begun_before, to)
+    else:
+        old = proofs.primary(found)
+        new = proofs.target(found, old, to, max_lag)
+    begun = time.monotonic()
+    position = ""
+    if not old.follows:
+        again = () if old.writable else ("again",)
+        position = found.ask(old.name, "close", str(REOPEN_SECONDS), *again)
+        # Until the other is told to open, nobody but this run can make it a primary.
+        with _opened_again(found, old.name):
+            found.ask(new, "reached", f"'{position}'", seconds=15)
+            if time.monotonic() - begun > PROMOTE_WITHIN:
+                raise FleetError(
+                    host=new, subject="mysql switchover", found=f"{time.monotonic() - begun:.0f} s gone",
+                    expected=f"at most {PROMOTE_WITHIN:.0f} s from the close to the promotion",
+                    hint="nothing was moved; see what is slow and try again",
+                )  # fmt: skip
             led = found.ask(new, "lead", "switchover", old.address, seconds=15)
-        others = [one for one in found.seen if one != new]
-        notes = _follow(found, others, new)
-        if old.name in notes and time.monotonic() - begun > OPEN_WITHIN:
-            raise FleetError(
-                host=old.name, subject="mysql switchover", found=f"it does not follow {new}: {notes[old.name]}",
-                expected="the old primary to follow, or to be closed for long enough yet",
-                hint="fleet db switchover again goes on from here; where the old primary is gone: fleet db failover",
-            )  # fmt: skip
-        notes |= _open(found, new)
-        return Moved(old.name, new, position or led, time.monotonic() - begun, notes=tuple(notes.values()))
+    else:
+        led = found.ask(new, "lead", "switchover", old.address, seconds=15)
+    others = [one for one in found.seen if one != new]
+    notes = _follow(found, others, new)
+    if old.name in notes and time.monotonic() - begun > OPEN_WITHIN:
+        raise FleetError(
+            host=old.name, subject="mysql switchover", found=f"it does not follow {new}: {notes[old.name]}",
+            expected="the old primary to follow, or to be closed for long enough yet",
+            hint="fleet db switchover again goes on from here; where the old primary is gone: fleet db failover",
+        )  # fmt: skip
+    notes |= _open(found, new)
+    return Moved(old.name, new, position or led, time.monotonic() - begun, notes=tuple(notes.values()))
 
 
 @contextmanager

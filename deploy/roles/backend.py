@@ -20,6 +20,8 @@ from deploy.model.resources import (
     StepClass,
     Unit,
 )
+from deploy.model.ways import Way
+from deploy.roles import gates
 from deploy.roles.common import CA_FILE, certificate
 
 HOME = "/opt/omegaup/services"
@@ -62,6 +64,7 @@ def code(ctx: Context) -> Iterator[Resource]:
     query = Query("services", f"printf 'release\\t%s\\n' \"$(cat {RELEASE_FILE} 2>/dev/null || true)\"")
     yield Parameter(
         query=query, name="release", want=name, step=StepClass.WRITE, phase=Phase.FILES, label="services: release",
+        writes=(RELEASE_FILE,),
         act=f"""\
 if [ ! -e {target}/.complete ]; then
   rm -rf -- {target} {build}
@@ -116,6 +119,22 @@ def service(
         restart_files=(path, RELEASE_FILE, f"/etc/systemd/system/{unit}"),
         reload_files=(pair.certificate_path, CA_FILE),
     )
+
+
+RELEASE_BACK = f"""\
+name=$(cat {RELEASE_FILE})
+[ -x {HOME}/releases/$name/bin/omegaup-grader ] || {{ echo "release $name is no longer here"; exit 1; }}
+ln -sfn {HOME}/releases/$name {HOME}/.current && mv -fT {HOME}/.current {HOME}/current"""
+"""The link again as the file says."""
+
+
+def ways(ctx: Context, name: str) -> Iterator[Way]:
+    """A backend ends well when it is told to: it takes no more, finishes what is in hand, and goes."""
+    for unit in SERVICES[name].units_on(ctx.release):
+        yield Way(
+            name=unit.removesuffix(".service"), service=name, units=(unit,), gates=gates.usual(name, (unit,)),
+            after_back=RELEASE_BACK,
+        )  # fmt: skip
 
 
 def config_file(path: str, account: str, config: Mapping[str, object]) -> File:

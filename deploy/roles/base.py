@@ -8,6 +8,7 @@ from deploy.model.catalog import CATALOG, PROXY_ADDRESS
 from deploy.model.fleet import Context
 from deploy.model.resources import (
     PREVIOUS,
+    STAMP_TOOL,
     Directory,
     File,
     Only,
@@ -58,12 +59,18 @@ def desired(ctx: Context) -> Iterable[Resource]:
         query=GUARDS, prefix="fleet-guard-", names=frozenset(), phase=Phase.ACCOUNTS,
         act='systemctl stop -- "fleet-guard-$NAME"',
     )  # fmt: skip
+    pins = ctx.settings.packages.pins
+    # Before the first package: what depends on a pinned one has to find it.
+    yield File(
+        path="/etc/apt/preferences.d/60-fleet.pref", content=ctx.render("base/preferences.j2", pins=pins),
+        absent=not pins, phase=Phase.PACKAGES,
+    )  # fmt: skip
     for name in PACKAGES:
         yield Package(name=name)
     for path in ("/etc/fleet", "/etc/fleet/stamps", "/usr/local/lib/fleet", "/var/lib/fleet", "/etc/omegaup"):
         yield Directory(path=path)
     yield Directory(path=PREVIOUS, mode=0o700)
-    yield File(path="/usr/local/lib/fleet/stamp", content=ctx.render("base/stamp.j2"), mode=0o755)
+    yield File(path=STAMP_TOOL, content=ctx.render("base/stamp.j2"), mode=0o755)
     # Left behind only by a host that went down in the middle of an installation.
     yield File(path="/usr/sbin/policy-rc.d", absent=True, phase=Phase.ACCOUNTS)
     yield File(path="/etc/hosts", content=ctx.render("base/hosts.j2", hosts=ctx.fleet.hosts, names=names(ctx)))
@@ -137,10 +144,11 @@ def _sysctl(ctx: Context) -> Iterator[Resource]:
 def _limits(ctx: Context) -> Iterator[Resource]:
     """That the running services have the open files their units give them: a debt that only a restart can pay."""
     units = [unit for service in ctx.host.services for unit in service.units_on(ctx.release)]
-    if units:
+    query = Query("limits", ctx.render("base/limits.sh.j2", units=units))
+    for unit in units:
         yield Parameter(
-            query=Query("limits", ctx.render("base/limits.sh.j2", units=units)), name="nofile",
-            want="as the units say", step=StepClass.RESTART, label="limit:nofile",
+            query=query, name=unit, want="as the unit says", step=StepClass.RESTART, unit=unit,
+            label=f"limit:nofile:{unit}",
         )  # fmt: skip
 
 

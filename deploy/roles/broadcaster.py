@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from deploy.model.fleet import Context
 from deploy.model.resources import Resource
+from deploy.model.ways import Way
 from deploy.roles import backend
 
 
@@ -19,3 +20,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
         "log": backend.log(settings.log_level),
     }
     yield from backend.service(ctx, "broadcaster", config, nofile=ctx.settings.base.service_nofile)
+
+
+def ways(ctx: Context) -> Iterable[Way]:
+    return backend.ways(ctx, "broadcaster")

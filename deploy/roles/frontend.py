@@ -25,6 +25,8 @@ from deploy.model.resources import (
     Resource,
     StepClass,
 )
+from deploy.model.ways import Way
+from deploy.roles import graceful
 from deploy.roles.backend import url
 from deploy.roles.common import certificate
 from deploy.roles.nginx import nginx
@@ -45,8 +47,10 @@ KEPT_RELEASES = 3
 def desired(ctx: Context) -> Iterable[Resource]:
     for name in ("php-redis", "php-amqplib"):
         yield Package(name=name)
-    for name in ("cli", "mysql", "curl", "mbstring", "apcu"):
-        yield Package(name=f"php{ctx.release.php}-{name}")
+    php = f"php{ctx.release.php}"
+    for name in ("cli", "mysql", "curl", "mbstring"):
+        yield Package(name=f"{php}-{name}", source=php)
+    yield Package(name=f"{php}-apcu", source="php-apcu")
     yield Account(name=ACCOUNT)
     yield certificate(ctx, "frontend")
     target, files = release(ctx)
@@ -54,6 +58,11 @@ def desired(ctx: Context) -> Iterable[Resource]:
     yield from _configuration(ctx, target)
     yield from php_fpm(ctx, (CONFIG, RELEASE_FILE), tuple(f"{target}/{path}" for path in files))
     yield from nginx(ctx, ROOT)
+
+
+def ways(ctx: Context) -> Iterable[Way]:
+    for unit in SERVICES["frontend"].units_on(ctx.release):
+        yield graceful.way("frontend", unit, unit.removesuffix(".service").removesuffix("-fpm"))
 
 
 def release(ctx: Context) -> tuple[str, Mapping[str, str]]:
@@ -121,6 +130,7 @@ def _configuration(ctx: Context, target: str) -> Iterator[Resource]:
         "OMEGAUP_GRADER_URL": url("grader"),
         "OMEGAUP_SSL_DIR": SSL_DIR,
         "OMEGAUP_RATE_LIMIT": settings.frontend.rate_limit,
+        "OMEGAUP_PATIENCE_SECONDS": int(settings.frontend.patience),
         # A login without a password, to show how sessions are kept. Never in production.
         "OMEGAUP_REFERENCE_LOGIN": settings.environment == "development",
     }

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from deploy.model.fleet import Context
 from deploy.model.resources import Resource
+from deploy.model.ways import Way
 from deploy.roles import backend
 
 
@@ -18,3 +19,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
         "log": backend.log(settings.log_level),
     }
     yield from backend.service(ctx, "gitserver", config, state_directory=True)
+
+
+def ways(ctx: Context) -> Iterable[Way]:
+    return backend.ways(ctx, "gitserver")

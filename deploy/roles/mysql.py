@@ -27,11 +27,13 @@ from deploy.model.resources import (
     StepClass,
     Unit,
 )
+from deploy.model.ways import Way
 from deploy.roles import mysql_access as access
+from deploy.roles import mysql_agent, mysql_rolling
 from deploy.roles.mysql_agent import agent
 from deploy.roles.mysql_members import FILES_QUERY, SERVER_QUERY, clusters, standings
 
-__all__ = ["SECRETS", "clusters", "desired", "standings"]
+__all__ = ["SECRETS", "clusters", "desired", "standings", "ways"]
 
 SECRETS = access.SECRETS
 
@@ -126,10 +128,13 @@ FILE_VALUES = {"log_bin": "binlog"}
 
 
 def desired(ctx: Context) -> Iterable[Resource]:
-    for package in ("mariadb-server", "mariadb-backup", "curl"):
-        yield Package(name=package)
+    for package in ("mariadb-server", "mariadb-backup"):
+        yield Package(name=package, source="mariadb")
+    yield Package(name="curl")
     yield from _files(ctx)
-    yield Unit(name=UNIT, rolling=True, restart_files=(f"/etc/systemd/system/{UNIT}.d/60-fleet.conf",))
+    yield Unit(
+        name=UNIT, rolling=True, restart_files=(f"/etc/systemd/system/{UNIT}.d/60-fleet.conf",), start_files=(CONFIG,)
+    )
     yield from agent(ctx, SOCKET)
     server = _server(ctx)
     values = variables(ctx)
@@ -146,6 +151,10 @@ def desired(ctx: Context) -> Iterable[Resource]:
     for name, value in opened.items():
         yield _variable(server, name, value, at_start=False)
     yield _semi_sync(ctx, server)
+
+
+def ways(ctx: Context) -> Iterator[Way]:
+    yield mysql_rolling.way(ctx, UNIT, mysql_agent.UNIT, ROLE_TOOL)
 
 
 def _files(ctx: Context) -> Iterator[Resource]:

@@ -79,7 +79,7 @@ def php_fpm(ctx: Context, stamped: tuple[str, ...], dated: tuple[str, ...]) -> I
     conf_d, pools = f"{folder}/conf.d", f"{folder}/pool.d"
     main, pool, ini = f"{folder}/php-fpm.conf", f"{pools}/omegaup.conf", f"{conf_d}/99-fleet.ini"
     drop_in = f"/etc/systemd/system/{unit}.d/40-fleet.conf"
-    yield Package(name=f"php{php}-fpm")
+    yield Package(name=f"php{php}-fpm", source=f"php{php}")
     yield Package(name="libfcgi-bin")
     wanted = values(ctx)
     yield File(

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from deploy.model.catalog import PROXY_ADDRESS, SERVICES
 from deploy.model.fleet import Context
 from deploy.model.resources import File, Package, Query, Resource, Unit
+from deploy.model.ways import Way
+from deploy.roles import graceful
 from deploy.roles.proven import built, reloaded
 from deploy.roles.redis import INSTANCES
 
@@ -56,6 +58,10 @@ def backends(ctx: Context) -> list[Backend]:
     found.append(Backend("mysql", writes, writes, "http", members("mysql"), "first", "/primary", role))
     found.append(Backend("mysql-reads", reads, writes, "http", members("mysql"), "leastconn", "/replica", role))
     return found
+
+
+def ways(ctx: Context) -> Iterable[Way]:
+    yield graceful.way("proxy", UNIT, "haproxy")
 
 
 def desired(ctx: Context) -> Iterable[Resource]:

@@ -18,11 +18,13 @@ from deploy.model.catalog import SERVICES
 from deploy.model.fleet import Context
 from deploy.model.resources import Directory, File, Only, Package, Parameter, Phase, Query, Resource, StepClass, Unit
 from deploy.model.secrets import SecretSpec
+from deploy.model.ways import Way
+from deploy.roles import rabbitmq_rolling
 from deploy.roles import rabbitmq_topology as topology
 from deploy.roles.rabbitmq_members import CLUSTER, COOKIE, QUERY, UNIT, clusters, node, standings
 from deploy.roles.rabbitmq_topology import ADMIN, API, CURL_FILE, DEFINITIONS, ask
 
-__all__ = ["SECRETS", "clusters", "desired", "standings"]
+__all__ = ["SECRETS", "clusters", "desired", "standings", "ways"]
 
 CONF = "/etc/rabbitmq/rabbitmq.conf"
 ENV = "/etc/rabbitmq/rabbitmq-env.conf"
@@ -134,7 +136,11 @@ def desired(ctx: Context) -> Iterable[Resource]:
         yield _join(ctx)
     # What has data starts together: the member that was stopped last may have to come first.
     yield Unit(
-        name=UNIT, rolling=True, restart_files=(ENV, COOKIE, LIMITS), phase=Phase.MEMBERS if joins else Phase.UNITS
+        name=UNIT,
+        rolling=True,
+        restart_files=(ENV, COOKIE, LIMITS),
+        start_files=(CONF,),
+        phase=Phase.MEMBERS if joins else Phase.UNITS,
     )
     yield from _watch(ctx)
     yield _application(ctx)
@@ -147,6 +153,10 @@ def desired(ctx: Context) -> Iterable[Resource]:
 
 RAN = "/var/lib/rabbitmq/fleet-ran"
 """When this member was last seen to run, seconds since 1970."""
+
+
+def ways(ctx: Context) -> Iterator[Way]:
+    yield rabbitmq_rolling.way(ctx)
 
 
 def _watch(ctx: Context) -> Iterator[Resource]:

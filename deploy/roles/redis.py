@@ -26,11 +26,17 @@ from deploy.model.resources import (
     Unit,
 )
 from deploy.model.secrets import SecretSpec
+from deploy.model.ways import Way
+from deploy.roles import redis_rolling
 from deploy.roles.redis_members import INSTANCES, cluster_of, clusters, standings
 
-__all__ = ["ADMIN_FILE", "INSTANCES", "SECRETS", "clusters", "desired", "standings"]
+__all__ = ["ADMIN_FILE", "INSTANCES", "SECRETS", "clusters", "desired", "standings", "ways"]
 
 ADMIN_FILE = "/etc/fleet/redis.auth"
+SOURCE = "redis"
+"""Debian's source package of the server and of Sentinel."""
+PROGRAM = "/usr/bin/redis-server"
+"""What three units of a host may run: when one of them has a new version installed, the others are owed a restart."""
 
 SECRETS: Mapping[str, SecretSpec] = {
     "redis/admin": SecretSpec("password", "Redis: the deployment's own user, on the host itself"),
@@ -93,9 +99,13 @@ def parameters(ctx: Context, instance: str) -> dict[str, str]:
     }
 
 
+def packages() -> Iterator[Package]:
+    for name in ("redis-server", "redis-tools"):
+        yield Package(name=name, source=SOURCE)
+
+
 def desired(ctx: Context) -> Iterable[Resource]:
-    yield Package(name="redis-server")
-    yield Package(name="redis-tools")
+    yield from packages()
     yield File(path=ADMIN_FILE, content=ctx.secret("redis/admin") + "\n", mode=0o400, secret=True)
     # Debian's own single instance would take the cache's port with an open configuration.
     yield Unit(name="redis-server.service", running=False, enabled=False, masked=True)
@@ -135,8 +145,19 @@ def _instance(ctx: Context, instance: str) -> Iterator[Resource]:
             port=port,
         ),
     )  # fmt: skip
-    yield Unit(name=f"redis-{instance}.service", rolling=True, restart_files=())
+    yield Unit(
+        name=f"redis-{instance}.service", rolling=True,
+        restart_files=(f"/etc/systemd/system/redis-{instance}.service", PROGRAM),
+        start_files=(f"{folder}/managed.conf", f"{folder}/users.acl"),
+    )  # fmt: skip
     yield from _running(ctx, instance, port, values, folder)
+
+
+def ways(ctx: Context) -> Iterator[Way]:
+    sentinel = client(SERVICES["sentinel"].port("sentinel").number)
+    for instance in INSTANCES:
+        port = SERVICES["redis"].port(instance).number
+        yield redis_rolling.way(ctx, instance, port, client(port), sentinel, min_replicas(ctx))
 
 
 def acl(ctx: Context, instance: str) -> dict[str, str]:
@@ -162,9 +183,10 @@ def client(port: int) -> str:
 
 INFO = (
     "role", "master_host", "master_link_status", "connected_slaves", "min_slaves_good_slaves", "master_repl_offset",
-    "slave_repl_offset", "slave_read_repl_offset",
+    "slave_repl_offset", "slave_read_repl_offset", "loading", "rdb_bgsave_in_progress", "aof_rewrite_in_progress",
+    "aof_last_write_status",
 )  # fmt: skip
-"""What is read of INFO replication."""
+"""What is read of INFO replication and persistence."""
 
 
 def _running(ctx: Context, instance: str, port: int, values: Mapping[str, str], folder: str) -> Iterator[Resource]:

@@ -11,9 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from deploy.model.catalog import SERVICES
 from deploy.model.fleet import Context
-from deploy.model.resources import Directory, File, Package, Parameter, Phase, Query, Resource, Unit
+from deploy.model.resources import Directory, File, Parameter, Phase, Query, Resource, Unit
 from deploy.model.secrets import SecretSpec
-from deploy.roles.redis import ADMIN_FILE, client, users
+from deploy.model.ways import Way
+from deploy.roles import redis_rolling
+from deploy.roles.redis import ADMIN_FILE, PROGRAM, client, packages, users
 from deploy.roles.redis_members import INSTANCES, SENTINEL_QUERY, cluster_of
 
 UNIT = "redis-sentinel.service"
@@ -42,8 +44,7 @@ def parameters(ctx: Context) -> dict[str, str]:
 
 
 def desired(ctx: Context) -> Iterable[Resource]:
-    for package in ("redis-server", "redis-tools"):
-        yield Package(name=package)
+    yield from packages()
     port = SERVICES["sentinel"].port("sentinel").number
     yield File(path=ADMIN_FILE, content=ctx.secret("redis/admin") + "\n", mode=0o400, secret=True)
     yield Directory(path=FOLDER, owner="redis", group="redis", mode=0o750)
@@ -66,8 +67,17 @@ def desired(ctx: Context) -> Iterable[Resource]:
             "sentinel/redis-sentinel.service.j2", folder=FOLDER, data=DATA, nofile=ctx.settings.base.service_nofile
         ),
     )
-    yield Unit(name=UNIT, rolling=True)
+    yield Unit(
+        name=UNIT,
+        rolling=True,
+        restart_files=(f"/etc/systemd/system/{UNIT}", PROGRAM),
+        start_files=(f"{FOLDER}/users.acl",),
+    )
     yield from _running(ctx, client(port))
+
+
+def ways(ctx: Context) -> Iterator[Way]:
+    yield redis_rolling.sentinel_way(UNIT, INSTANCES)
 
 
 def acl(ctx: Context) -> dict[str, str]:

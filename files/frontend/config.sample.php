@@ -42,6 +42,7 @@ define('OMEGAUP_GRADER_URL', 'https://grader:21680');
 define('OMEGAUP_SSL_DIR', '/etc/omegaup/ssl');
 
 // define('OMEGAUP_RATE_LIMIT', 60);                 // POST /submit per address and minute
+// define('OMEGAUP_PATIENCE_SECONDS', 0);            // a request is tried again for so long while a part is away
 // define('OMEGAUP_MAX_SOURCE_BYTES', 131072);       // not above the grader's max_source_bytes
 // define('OMEGAUP_REFERENCE_LOGIN', false);         // true: POST /login without a password. For a lab, never for people.
 // Parts without which GET /health/ answers 503. A part left out still shows in the answer, as "degraded" with 200.

@@ -15,6 +15,7 @@ from deploy.model.fleet import Fleet
 from deploy.roles.rabbitmq_topology import API, dead
 from lab import inside
 from tests.chaos import load as writers
+from tests.chaos import visitors
 from tests.chaos.support import INVENTORY, SPEC, fleet, on
 
 
@@ -44,6 +45,15 @@ def load(host: str, prefix: str, *kinds: str) -> Iterator[writers.Load]:
     assert pid is not None
     with writers.load(pid, secret, prefix, kinds or tuple(writers.KINDS)) as running:
         yield running
+
+
+@contextlib.contextmanager
+def visiting(host: str) -> Iterator[dict[str, visitors.Visits]]:
+    """Visitors of a web host, in its own network."""
+    pid = inside.pid(SPEC, host)
+    assert pid is not None
+    with visitors.visiting(pid, SPEC.address(host)) as visits:
+        yield visits
 
 
 def redis(host: str, port: int, *words: str) -> list[str]:

@@ -170,6 +170,7 @@ def interrupted(alone: str) -> None:
     raise AssertionError("Mnesia did not part")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("turn", range(REPEATS))
 def test_an_interruption_too_short_to_pause_for(turn: int) -> None:
     """What RabbitMQ does not mend by itself: one member is started again, when all run."""

@@ -115,6 +115,7 @@ def test_primary_killed_and_started_again_by_systemd(turn: int) -> None:
     judge("primary killed, started again by systemd", running.end(), begun, until)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("turn", range(REPEATS))
 def test_primary_cut_off_with_a_client(turn: int) -> None:
     """The other side goes on with another primary; the isolated one stops taking writes, and has no say afterwards."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def waived(spec: HostSpec, key: str) -> str:
     """Why this host is excused from a resource; empty if it is not."""
-    return next((item.why for item in spec.settings.waivers if item.what == key), "")
+    return next((item.why for item in spec.settings.waivers if fnmatchcase(key, item.what)), "")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,6 +10,12 @@ final class App
     private const NAME = '/\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\z/';
     private const CERTIFICATES_MAX_BYTES = 4 << 20;
     private const LOGIN_MAX_BYTES = 4096;
+    private const PAUSE_MICROSECONDS = 200_000;
+
+    /** Not reachable, gone in the middle, going down, taking no writes at the moment. */
+    private const MYSQL_AWAY = [2002, 2003, 2006, 2013, 1053, 1290, 1836];
+
+    private ?string $submissionId = null;
 
     public static function main(): void
     {
@@ -18,7 +24,7 @@ final class App
         set_error_handler(self::onWarning(...));
         register_shutdown_function(self::onShutdown(...));
         try {
-            (new self())->handle(Request::fromGlobals());
+            (new self())->patiently(Request::fromGlobals());
         } catch (HttpException $error) {
             Response::json(
                 $error->status,
@@ -35,6 +41,43 @@ final class App
             Log::failure("internal error at {$error->getFile()}:{$error->getLine()}", $error);
             Response::json(500, ['status' => 'error', 'error' => 'internal error']);
         }
+    }
+
+    /**
+     * A part that fails over is away for a second or two: the request waits and is tried again, which is safe for all of
+     * them. A submission keeps its id, and an order for certificates is idempotent.
+     *
+     * @throws \Exception
+     */
+    private function patiently(Request $request): void
+    {
+        $begun = hrtime(true);
+        while (true) {
+            try {
+                $this->handle($request);
+                return;
+            } catch (HttpException | \mysqli_sql_exception | \RedisException $error) {
+                // A health check says how it is now.
+                if (!self::mayPass($error) || str_starts_with($request->path, '/health')) {
+                    throw $error;
+                }
+                if (hrtime(true) - $begun >= 1_000_000_000 * Config::int('OMEGAUP_PATIENCE_SECONDS')) {
+                    throw $error;
+                }
+            }
+            usleep(self::PAUSE_MICROSECONDS);
+            MySQLConnection::forget();
+            RedisConnection::forget();
+        }
+    }
+
+    private static function mayPass(\Exception $error): bool
+    {
+        return match (true) {
+            $error instanceof HttpException => in_array($error->status, [502, 503], true),
+            $error instanceof \mysqli_sql_exception => in_array($error->getCode(), self::MYSQL_AWAY, true),
+            default => true,
+        };
     }
 
     /** @throws \Exception */
@@ -95,7 +138,7 @@ final class App
             // Ours, unless the client brings one in order to be able to try again.
             'submission_id' => isset($input['submission_id'])
                 ? $this->name($input, 'submission_id')
-                : bin2hex(random_bytes(16)),
+                : $this->submissionId ??= bin2hex(random_bytes(16)),
             'problem' => $this->name($input, 'problem'),
             'language' => $this->name($input, 'language'),
         ];

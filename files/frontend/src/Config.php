@@ -25,6 +25,7 @@ final class Config
         'OMEGAUP_RABBITMQ_TLS' => false,
         'OMEGAUP_REFERENCE_LOGIN' => false,
         'OMEGAUP_RATE_LIMIT' => 60,
+        'OMEGAUP_PATIENCE_SECONDS' => 0,
         'OMEGAUP_MAX_SOURCE_BYTES' => 131072,
         'OMEGAUP_HEALTH_REQUIRED' => Health::PARTS,
     ];

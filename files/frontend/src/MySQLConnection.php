@@ -24,6 +24,12 @@ final class MySQLConnection
         return self::$instance ??= new self(self::open());
     }
 
+    /** The next access connects anew. */
+    public static function forget(): void
+    {
+        self::$instance = null;
+    }
+
     /**
      * @param list<int|float|string|null> $parameters
      * @return list<array<string, mixed>>

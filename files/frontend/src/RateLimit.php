@@ -21,9 +21,15 @@ final class RateLimit
         return {count, ttl}
         LUA;
 
+    private static bool $counted = false;
+
     /** @throws HttpException 429 with Retry-After */
     public static function check(string $ip, string $endpoint): void
     {
+        // A request that is tried again (see App) is still one.
+        if (self::$counted) {
+            return;
+        }
         $key = Cache::RATE_LIMIT . ":$ip:$endpoint";
         try {
             $answer = RedisConnection::cache()->eval(self::SCRIPT, [$key, Cache::TTL[Cache::RATE_LIMIT]], 1);
@@ -34,6 +40,7 @@ final class RateLimit
         if (!is_array($answer) || count($answer) !== 2) {
             return;
         }
+        self::$counted = true;
         [$count, $ttl] = $answer;
         if ($count > Config::int('OMEGAUP_RATE_LIMIT')) {
             throw new HttpException(429, 'too many requests', headers: ['Retry-After' => (string)max(1, $ttl)]);

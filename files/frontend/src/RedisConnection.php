@@ -40,6 +40,12 @@ final class RedisConnection
         self::$instances[$name] = $error;
     }
 
+    /** The next access tries again, also a part that was down. */
+    public static function forget(): void
+    {
+        self::$instances = [];
+    }
+
     private static function get(string $name, string $constants): \Redis
     {
         try {

@@ -130,3 +130,35 @@ def test_bad_submissions_do_not_reach_the_grader(shared: Shared, body: Any, stat
 
 def test_type_of_the_body(shared: Shared) -> None:
     assert shared.site.post("/submit", b"x", headers={"Content-Type": "text/plain"}).status == 415
+
+
+class Recovering(dict[str, tuple[int, Any]]):
+    """Answers 503 a few times, then what it has."""
+
+    away = 4
+
+    def get(self, path: str, default: Any = None) -> Any:
+        self.away -= 1
+        return (503, {"error": "not ready"}) if self.away > 0 else super().get(path, default)
+
+
+def test_a_request_waits_for_a_part_that_is_away_for_a_moment(world: World) -> None:
+    """As in a failover: the first tries fail, and the client is not told; what is sent again is the same submission."""
+    grader = world.grader()
+    grader.answers = Recovering({"/submission/new": (202, {"status": "ok", "id": "abc"})})
+    answer = world.site(OMEGAUP_PATIENCE_SECONDS=8).post("/submit", SUBMISSION)
+    assert (answer.status, answer.json["id"]) == (202, "abc")
+    assert len(grader.seen) == 4
+    assert len({seen.body["submission_id"] for seen in grader.seen}) == 1
+
+
+def test_patience_ends_and_a_refusal_is_told_at_once(world: World) -> None:
+    grader = world.grader()
+    site = world.site(OMEGAUP_PATIENCE_SECONDS=1)
+    grader.answers["/submission/new"] = (503, {"error": "not ready"})
+    assert site.post("/submit", SUBMISSION).status == 503
+    tries = len(grader.seen)
+    assert tries > 1
+    grader.answers["/submission/new"] = (422, {"error": "unknown language"})
+    assert site.post("/submit", SUBMISSION).status == 422
+    assert len(grader.seen) == tries + 1

@@ -1,0 +1,143 @@
+"""How Redis and Sentinel are rolled: replicas first; the primary only after a planned failover that loses nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from deploy.model.fleet import Context
+from deploy.model.observed import Answer
+from deploy.model.ways import Act, Gate, View, Way
+from deploy.roles import gates
+from deploy.roles.redis_members import SENTINEL_QUERY, cluster_of, standings
+
+PAUSE_SECONDS = 15
+"""A primary that hands over takes no writes for so long at most; then it goes on by itself."""
+BEHIND = 1 << 20
+"""Bytes that a replica may be behind, seen by two questions a moment apart, to count as in step."""
+
+_NOTHING = Answer({}, "was not asked")
+
+
+def way(ctx: Context, instance: str, port: int, redis_cli: str, sentinel_cli: str, keep_up: int) -> Way:
+    """One instance of Redis. keep_up: replicas without which the primary takes no writes."""
+    cluster = cluster_of(instance)
+    unit = f"{cluster}.service"
+    return Way(
+        name=cluster, service="redis", units=(unit,), cluster=cluster, witnesses=("sentinel",), source="redis",
+        gates=(
+            gates.running("redis", (unit,)),
+            gates.standing("replication", (cluster, f"{cluster} sentinels"), standings),
+            Gate("in step", lambda view: _behind(view, cluster)),
+            Gate("writes survive", lambda view: _too_few(view, cluster, keep_up), after=False),
+            Gate("persistence", lambda view: _persistence(view, cluster)),
+            gates.healthy(), gates.quick(), gates.silent(),
+        ),
+        hand_over=_hand_over(ctx, instance, port, redis_cli, sentinel_cli),
+        undo=(Act(ctx.host.name, f"{redis_cli} -e CLIENT UNPAUSE >/dev/null"),),
+    )  # fmt: skip
+
+
+def _values(view: View, host: str, query: str) -> dict[str, str]:
+    return dict(view.seen[host].answers.get(query, _NOTHING).values)
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdigit() else -1
+
+
+def _behind(view: View, cluster: str) -> Iterator[str]:
+    if view.leader is None:
+        return
+    there = _number(_values(view, view.leader, cluster).get("info-master_repl_offset"))
+    for host in view.ctx.fleet.members("redis"):
+        here = _number(_values(view, host.name, cluster).get("info-slave_repl_offset"))
+        if host.name != view.leader and there - here > BEHIND:
+            yield f"{host.name}: {there - here} bytes behind {view.leader}"
+
+
+def _too_few(view: View, cluster: str, keep_up: int) -> Iterator[str]:
+    """Without the member, the primary has as many replicas as it needs to take writes."""
+    if view.leader in {None, view.member} or view.leader is None:
+        return
+    found = _number(_values(view, view.leader, cluster).get("info-min_slaves_good_slaves"))
+    wanted = min(keep_up + 1, len(view.ctx.fleet.members("redis")) - 1)
+    if keep_up and found < wanted:
+        yield f"{view.leader}: {found} replicas keep up, {wanted} are needed to do without {view.member}"
+
+
+def _persistence(view: View, cluster: str) -> Iterator[str]:
+    for host in view.ctx.fleet.members("redis"):
+        values = _values(view, host.name, cluster)
+        for name, well in {"loading": "0", "aof_last_write_status": "ok", "rdb_bgsave_in_progress": "0",
+                           "aof_rewrite_in_progress": "0"}.items():  # fmt: skip
+            if (found := values.get(f"info-{name}", well)) != well:
+                yield f"{host.name}: {name} is {found}"
+
+
+def _hand_over(ctx: Context, instance: str, port: int, redis_cli: str, sentinel_cli: str) -> tuple[Act, ...]:
+    """Pause the writes, wait until a replica has all of them, make Sentinel move the role, follow at once.
+
+    Without the pause and the last step the old primary takes writes for ten seconds that nobody else ever gets.
+    """
+    sentinels = [host.name for host in ctx.fleet.members("sentinel")]
+    if not sentinels or len(ctx.fleet.members("redis")) < 2:
+        return ()
+    decides = ctx.host.name if ctx.host.name in sentinels else sentinels[0]
+    pause = f"""\
+[ "$({redis_cli} -e ROLE | head -n 1)" = master ] || {{ echo 'it is no primary any more'; exit 1; }}
+{redis_cli} -e CLIENT PAUSE {PAUSE_SECONDS * 1000} WRITE >/dev/null
+n=0
+until {redis_cli} -e INFO replication | tr -d '\\r' | awk -F '[=,:]' '
+  /^slave[0-9]+:/ {{ for (i = 1; i < NF; i++) if ($i == "offset" && $(i + 1) > best) best = $(i + 1) }}
+  /^master_repl_offset:/ {{ mine = $2 }}
+  END {{ exit !(best != "" && best >= mine) }}'; do
+  n=$((n + 1))
+  [ $n -lt 30 ] || {{ echo 'no replica has caught up within 3 s'; exit 1; }}
+  sleep 0.1
+done
+echo paused"""
+    move = f"""\
+now() {{ {sentinel_cli} -e SENTINEL GET-MASTER-ADDR-BY-NAME {instance} | head -n 1; }}
+old=$(now)
+said=$({sentinel_cli} -e SENTINEL FAILOVER {instance} 2>&1) || {{ echo "$said"; exit 1; }}
+n=0
+while [ "$(now)" = "$old" ]; do
+  n=$((n + 1))
+  [ $n -lt 80 ] || {{ echo 'no replica was made the primary within 8 s'; exit 1; }}
+  sleep 0.1
+done
+now"""
+    follow = f"""\
+{redis_cli} -e REPLICAOF "$SAID" {port} >/dev/null
+{redis_cli} -e CONFIG REWRITE >/dev/null
+{redis_cli} -e CLIENT KILL TYPE normal >/dev/null
+{redis_cli} -e CLIENT UNPAUSE >/dev/null
+echo "follows $SAID\""""
+    return Act(ctx.host.name, pause, 20), Act(decides, move, 20), Act(ctx.host.name, follow, 20)
+
+
+def sentinel_way(unit: str, instances: tuple[str, ...]) -> Way:
+    """One sentinel at a time, behind CKQUORUM of all of them."""
+    return Way(
+        name="redis-sentinel", service="sentinel", units=(unit,), witnesses=("redis",), source="redis",
+        gates=(
+            gates.running("sentinel", (unit,)),
+            gates.standing("views", [f"{cluster_of(name)} sentinels" for name in instances], standings),
+            Gate("quorum", lambda view: _no_quorum(view, instances)),
+            gates.healthy(), gates.quick(), gates.silent(),
+        ),
+    )  # fmt: skip
+
+
+def _no_quorum(view: View, instances: tuple[str, ...]) -> Iterator[str]:
+    everybody = view.ctx.fleet.members("sentinel")
+    for host in everybody:
+        values = _values(view, host.name, SENTINEL_QUERY)
+        for name in instances:
+            if (said := values.get(f"{name} ckquorum", "no answer")) != "OK":
+                yield f"{host.name}: CKQUORUM {name}: {said}"
+            others = len(values.get(f"{name} sentinels", "").split())
+            if others != len(everybody) - 1:
+                yield f"{host.name}: knows {others} other sentinels of {name}, not {len(everybody) - 1}"
+            if "down" in values.get(f"{name} flags", ""):
+                yield f"{host.name}: holds the primary of {name} for down"

@@ -1,0 +1,113 @@
+"""What the suites of `fleet roll` have in common: changes that only a restart can bring, and what runs where."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.converge import desired
+from deploy.converge.inventory import folder
+from deploy.procedures.apply import Outcome
+from deploy.procedures.apply import apply as apply_fleet
+from deploy.procedures.roll import run as rolls
+from deploy.procedures.roll.journal import path_of
+from deploy.procedures.session import session
+from tests.chaos.failover import the_fleet
+from tests.chaos.support import INVENTORY, ROOT, altered, apply, fleet, on
+
+UNITS = {
+    "redis": ("redis-cache", "redis-sessions"), "sentinel": ("redis-sentinel",), "rabbitmq": ("rabbitmq-server",),
+    "mysql": ("mariadb", "omegaup-mysql-agent"), "grader": ("omegaup-grader",), "gitserver": ("omegaup-gitserver",),
+    "broadcaster": ("omegaup-broadcaster",), "runner": ("omegaup-runner",),
+}  # fmt: skip
+
+
+def started() -> dict[tuple[str, str], str]:
+    """(host, unit) -> its main process and when it was started."""
+    found = {}
+    for host in the_fleet().hosts:
+        units = [unit for service, names in UNITS.items() if host.has(service) for unit in names]
+        if not units:
+            continue
+        show = "systemctl show --value -p MainPID,ExecMainStartTimestamp"
+        script = f"for u in {' '.join(units)}; do echo $u $({show} $u); done"
+        for line in on(host.name, script).splitlines():
+            unit, _, what = line.partition(" ")
+            found[host.name, unit] = what
+    return found
+
+
+def roll(copy: str | Path = INVENTORY, *words: str, timeout: float = 1800) -> tuple[int, dict[str, Any]]:
+    """`fleet roll --json`: exit code and what it says."""
+    done = fleet("roll", "--json", *words, inventory=copy, timeout=timeout)
+    assert done.stdout.startswith("{"), done.stdout[-2000:] + done.stderr[-2000:]
+    report: dict[str, Any] = json.loads(done.stdout)
+    return done.returncode, report
+
+
+def none_left(copy: str | Path) -> None:
+    """What a failed test has left of a roll is brought back, so that the next one is judged by itself."""
+    if path_of(folder(str(copy))).exists() and lines(copy)[-1]["event"] != "end":
+        roll(copy, "--abort")
+
+
+def paid(folder_: Path) -> None:
+    """The inventory's own values again, and what that owes, with nobody watched for long."""
+    apply()
+    code, report = roll(altered(folder_ / "paid", 'roll = {"canary_seconds": 1, "read_interval": 0.3}'))
+    assert code == 0, report
+
+
+def lines(copy: str | Path = INVENTORY) -> list[dict[str, Any]]:
+    """The journal of the last roll."""
+    return [json.loads(line) for line in path_of(folder(str(copy))).read_text().splitlines()]
+
+
+@contextmanager
+def spoiled(monkeypatch: pytest.MonkeyPatch, template: str, change: Callable[[str], str]) -> Iterator[None]:
+    """As long as the block lasts, this template renders to something else: a change that somebody made."""
+    real = desired.render
+
+    def render(name: str, **values: object) -> str:
+        text = real(name, **values)
+        return change(text) if name == template else text
+
+    with monkeypatch.context() as patch:
+        patch.setattr(desired, "render", render)
+        yield
+
+
+def applied(name: str = INVENTORY) -> Outcome:
+    """Apply in this process, with whatever is spoiled in it."""
+    with session(name, lock_for="test") as opened:
+        return apply_fleet(opened)
+
+
+def rolled(options: rolls.Options, name: str = INVENTORY) -> rolls.Rolled:
+    """Roll in this process."""
+    with session(name, lock_for="test") as opened:
+        return rolls.roll(opened, options)
+
+
+def killed_at(copy: str | Path, number: int, *words: str) -> bool:
+    """Start a roll and kill it (-9) as soon as the journal has `number` lines; False if it was over before."""
+    path = path_of(folder(str(copy)))
+    path.unlink(missing_ok=True)
+    process = subprocess.Popen(
+        [str(ROOT / "fleet"), "roll", str(copy), *words], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    while process.poll() is None:
+        if path.exists() and path.read_bytes().count(b"\n") >= number:
+            process.kill()
+            process.wait()
+            return True
+        time.sleep(0.005)
+    return False

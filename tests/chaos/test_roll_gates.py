@@ -1,0 +1,236 @@
+"""The teeth of each gate: a fault that comes in the middle of a roll.
+
+Each gate that sees it stops the roll by itself, whatever the others would say; with all of them left out, the roll goes
+on, and does the harm that they are there for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.converge import desired
+from deploy.model.catalog import SERVICES
+from deploy.model.ways import Way
+from deploy.procedures.roll import taking
+from deploy.procedures.roll.order import Action, Debt, Deed
+from deploy.procedures.roll.run import Options, Rolled
+from tests.chaos import faults, results
+from tests.chaos.failover import database, eventually, fresh_table, load, primary, redis, settled, sql, the_fleet
+from tests.chaos.load import TABLE
+from tests.chaos.rolling import none_left, paid, rolled, started
+from tests.chaos.support import altered, fleet, on
+from tests.chaos.watching import Watch, watching
+
+pytestmark = pytest.mark.thorough
+
+CACHE = SERVICES["redis"].port("cache").number
+DATA = ("data1", "data2", "data3")
+CHANGE = """
+base = {"service_nofile": 12288}
+roll = {"canary_seconds": 1, "read_interval": 0.3, "reads": 2, "before_seconds": 4, "after_seconds": 60}
+"""
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Iterator[Path]:
+    settled()
+    copy = altered(tmp_path, CHANGE)
+    assert fleet("apply", inventory=copy).returncode == 0
+    yield copy
+    none_left(copy)
+    paid(tmp_path)
+    settled()
+
+
+def last_of(leader: str) -> str:
+    """The follower that a roll restarts last."""
+    return [name for name in DATA if name != leader][-1]
+
+
+@contextmanager
+def sentinel_stopped() -> Iterator[None]:
+    on("data3", "systemctl stop redis-sentinel")
+    try:
+        yield
+    finally:
+        on("data3", "systemctl start redis-sentinel")
+
+
+@contextmanager
+def redis_replica_cut_off() -> Iterator[None]:
+    leader = primary(CACHE)
+    with faults.cut_off((last_of(leader),), [leader]):
+        # More than a replica may be behind.
+        on(leader, "head -c 3000000 /dev/zero | tr '\\0' x | REDISCLI_AUTH=$(cat /etc/fleet/redis.auth) "
+           f"redis-cli --no-auth-warning --user fleet -p {CACHE} -x SET chaos:big EX 60")  # fmt: skip
+        eventually("its link is down", lambda: "connected" not in redis(last_of(leader), CACHE, "ROLE"), 30)
+        yield
+
+
+@contextmanager
+def database_replica_stopped() -> Iterator[None]:
+    leader = database()
+    victim = last_of(leader)
+    sql(victim, "STOP SLAVE")
+    try:
+        for number in range(3):
+            sql(leader, f"INSERT INTO {TABLE} (id) VALUES ('behind-{number}')")
+        yield
+    finally:
+        sql(victim, "START SLAVE")
+
+
+@contextmanager
+def broker_stopped_inside() -> Iterator[None]:
+    on("data3", "rabbitmqctl -q stop_app </dev/null")
+    try:
+        yield
+    finally:
+        on("data3", "rabbitmqctl -q start_app </dev/null")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`gates`: those that see it. `harm`: what comes of it without them: of what was watched and what was refused."""
+
+    service: str
+    begin: Callable[[], Any]
+    gates: tuple[str, ...]
+    harm: Callable[[Watch, dict[str, float]], bool]
+
+
+FAULTS = {
+    "a sentinel has stopped": Fault(
+        "sentinel", sentinel_stopped, ("running", "views", "quorum", "health"),
+        lambda watch, _: watch.most("sentinel") > 1,
+    ),
+    "a replica of Redis is cut off": Fault(
+        "redis", redis_replica_cut_off, ("replication", "in step", "writes survive"),
+        lambda _, pauses: pauses["cache"] > 1,
+    ),
+    "a replica of the database does not follow": Fault(
+        "mysql", database_replica_stopped, ("replication", "in step"), lambda _, pauses: pauses["rows"] > 1,
+    ),
+    "a broker has stopped inside": Fault(
+        "rabbitmq", broker_stopped_inside, ("cluster", "health"), lambda watch, _: watch.most("rabbitmq") > 1,
+    ),
+}  # fmt: skip
+CASES = [(name, gate) for name, fault in FAULTS.items() for gate in fault.gates]
+
+
+@contextmanager
+def in_the_middle(monkeypatch: pytest.MonkeyPatch, at: Action, fault: Callable[[], Any]) -> Iterator[None]:
+    """The fault begins right before the first step of this kind, and ends with the block."""
+    real = taking.Hands.take
+    with ExitStack() as lasting, monkeypatch.context() as patch:
+        begun: list[bool] = []
+
+        def take(self: taking.Hands, deed: Deed, debt: Debt | None, way: Way | None, *, back: bool = False) -> None:
+            if deed.action is at and not begun:
+                begun.append(True)
+                lasting.enter_context(fault())
+            real(self, deed, debt, way, back=back)
+
+        patch.setattr(taking.Hands, "take", take)
+        yield
+
+
+@pytest.mark.parametrize(("kind", "gate"), CASES, ids=[f"{kind}: {gate}" for kind, gate in CASES])
+def test_each_gate_alone_stops_the_roll(kind: str, gate: str, changed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fault = FAULTS[kind]
+    fresh_table()
+    before = started()
+    others = frozenset(one for one in fault.gates if one != gate)
+    with in_the_middle(monkeypatch, Action.BEFORE, fault.begin):
+        found = rolled(Options(service=fault.service, skip=others), str(changed))
+    assert found.how == "stopped"
+    assert f"gate {gate}" in found.errors[0].message()
+    assert {who for who, what in started().items() if what != before[who]} <= {("data3", "redis-sentinel")}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_without_those_gates_the_fault_does_harm(kind: str, changed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fault = FAULTS[kind]
+    fresh_table()
+    if fault.service == "rabbitmq":
+        # The broker's own question in its drain is one more gate.
+        undrained(monkeypatch)
+    with (
+        load("web1", "gates", "cache", "rows") as running,
+        watching(the_fleet()) as watch,
+        in_the_middle(monkeypatch, Action.BEFORE, fault.begin),
+    ):
+        begun = time.time()
+        found: Rolled | None = None
+        try:
+            skip = frozenset({*fault.gates, "declared", "latency", "errors"})
+            found = rolled(Options(service=fault.service, skip=skip), str(changed))
+        finally:
+            until = time.time()
+            pauses = {name: ledger.gap(begun, until) for name, ledger in running.end().items()}
+    results.note(f"roll without gates: {kind}", **{f"seconds_without_{name}": pause for name, pause in pauses.items()})
+    assert fault.harm(watch, pauses), (found, watch.out, pauses)
+
+
+def undrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is drained."""
+    real = desired.ways
+    monkeypatch.setattr(desired, "ways", lambda ctx: tuple(replace(way, drain=()) for way in real(ctx)))
+
+
+# -- the gate at the restart itself --------------------------------------------------------------------------
+
+
+@contextmanager
+def made_to_lead(name: str) -> Iterator[None]:
+    """Sentinel makes this replica the primary, by itself as far as the roll can tell."""
+    (other,) = [one for one in DATA if one not in {name, primary(CACHE)}]
+    redis(other, CACHE, "CONFIG", "SET", "replica-priority", "0")
+    try:
+        # Sentinel knows priorities from its last INFO.
+        eventually("Sentinel knows that the other may not", partial(_may_not, other), 30)
+        redis(name, SERVICES["sentinel"].port("sentinel").number, "SENTINEL", "FAILOVER", "cache")
+        eventually(f"{name} leads", lambda: redis(name, CACHE, "ROLE")[:1] == ["master"], 30)
+        yield
+    finally:
+        priority = the_fleet().host(other).settings.redis.replica_priority
+        redis(other, CACHE, "CONFIG", "SET", "replica-priority", str(priority))
+
+
+def _may_not(name: str) -> bool:
+    said = redis("data1", SERVICES["sentinel"].port("sentinel").number, "SENTINEL", "REPLICAS", "cache")
+    address = the_fleet().host(name).address
+    found: dict[str, str] = {}
+    for word, value in zip(said[::2], said[1::2], strict=False):
+        found |= {word: value}
+        if word == "replica-announced" and found.get("ip") == address:
+            return found.get("slave-priority") == "0"
+    return False
+
+
+@pytest.mark.parametrize("skipped", [False, True])
+def test_who_has_come_to_lead_is_not_restarted(skipped: bool, changed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the gate it hands over first. Without it, the primary is restarted under its clients."""
+    first = next(name for name in DATA if name != primary(CACHE))
+    restarted_leading: list[str] = []
+    real = taking.Hands._restart
+
+    def restart(self: taking.Hands, way: Way, host: str, units: tuple[str, ...]) -> None:
+        if way.name == "redis-cache" and redis(host, CACHE, "ROLE")[:1] == ["master"]:
+            restarted_leading.append(host)
+        real(self, way, host, units)
+
+    monkeypatch.setattr(taking.Hands, "_restart", restart)
+    skip = frozenset({taking.LEADS}) if skipped else frozenset[str]()
+    with in_the_middle(monkeypatch, Action.RESTART, partial(made_to_lead, first)):
+        found = rolled(Options(service="redis", skip=skip), str(changed))
+    assert restarted_leading == ([first] if skipped else [])
+    assert found.how == ("done" if not skipped else found.how)

@@ -1,0 +1,88 @@
+"""A gate is asked until it holds several times in a row, or time is up; a single good look in a flap is noise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from deploy.errors import FleetError
+from deploy.model.settings import Roll
+from deploy.model.ways import Gate, View, Way
+from deploy.procedures.roll import gates as module
+from deploy.procedures.roll.gates import Gates
+from tests.unit.roll.fleets import context
+
+WAY = Way(
+    name="x", service="redis", units=("x.service",),
+    gates=(Gate("flag", lambda view: view.errors), Gate("later", lambda _: ["always"], before=False)),
+)  # fmt: skip
+
+
+class Clock:
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += max(seconds, 0.01)
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(module, "time", made)
+    return made
+
+
+def asked(looks: list[str], **settings: Any) -> Gates:
+    """Gates whose looks are these, one after another: `.` good, `x` bad, `!` a member that does not answer."""
+    left = iter(looks)
+
+    class Fake(Gates):
+        def view(self, way: Way, member: str, *, out: bool = False, since: str | None = None) -> View:
+            look = next(left)
+            if look == "!":
+                raise FleetError(host="data3", subject="connection", found="refused", expected="an answer")
+            return View(context(member), member, {}, errors=("unwell",) if look == "x" else ())
+
+    run: Any = None
+    return Fake(run, Roll(**({"reads": 3, "read_interval": 1.0, "before_seconds": 10.0} | settings)))
+
+
+def test_three_in_a_row() -> None:
+    looks = list("xx..x...")
+    asked(looks).hold(WAY, "data1")
+    with pytest.raises(StopIteration):
+        asked(list("..x..")).hold(WAY, "data1")
+
+
+def test_time_is_up_and_the_message_says_what_was_seen() -> None:
+    with pytest.raises(FleetError, match="data1: x, before it was touched \\(gate flag\\): found unwell"):
+        asked(list("x" * 30)).hold(WAY, "data1")
+
+
+def test_a_member_that_does_not_answer_is_not_well() -> None:
+    with pytest.raises(FleetError, match=r"gate answers.*data3: connection: found refused"):
+        asked(list("!" * 30)).hold(WAY, "data1")
+
+
+def test_a_canary_is_watched_for_its_time_and_a_single_lapse_is_noise(clock: Clock) -> None:
+    way = Way(name="x", service="redis", units=(), gates=WAY.gates[:1])
+    asked(list("..x.." * 10)).hold(way, "data1", after=True, declared=False, watch=20)
+    assert 19 <= clock.now <= 22
+
+
+def test_a_canary_that_stays_unwell_is_found_out() -> None:
+    way = Way(name="x", service="redis", units=(), gates=WAY.gates[:1])
+    with pytest.raises(FleetError, match="while it was watched"):
+        asked(list("....xxx...")).hold(way, "data1", after=True, declared=False, watch=20)
+
+
+def test_a_gate_is_asked_at_its_time_and_can_be_left_out() -> None:
+    with pytest.raises(FleetError, match="gate later"):
+        asked(list("." * 300)).hold(WAY, "data1", after=True, declared=False)
+    left_out = asked(list("..."))
+    left_out.skip = frozenset({"later"})
+    left_out.hold(WAY, "data1", after=True, declared=False)

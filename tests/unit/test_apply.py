@@ -1,0 +1,64 @@
+"""What apply refuses, and what it forgets once it is proven. No host: the engine is imitated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from deploy.converge.step import Step
+from deploy.errors import FleetError
+from deploy.model.observed import HostFactsSeen, Snapshot
+from deploy.model.resources import File, StepClass, Unit
+from deploy.procedures import apply as module
+from deploy.procedures.roll import notes
+from deploy.procedures.session import Timings
+
+WRITE = Step(
+    host="data1", resource=File(path="/etc/x", kept_for=("a.service", "b.service")), step=StepClass.WRITE, summary="x"
+)
+OWED = Step(host="data1", resource=Unit(name="a.service"), step=StepClass.RESTART, summary="x", pending=True)
+
+
+def session(before: list[Step], after: list[Step], done: list[tuple[str, str]], kept: tuple[str, ...] = ()) -> Any:
+    seen = Snapshot("data1", HostFactsSeen("debian", "12", 1, 1, kept=kept))
+    run: Any = SimpleNamespace(
+        acted=[], failures=[], hosts={"data1": None}, remaining=dict, snapshots={"data1": seen}
+    )  # fmt: skip
+    run.plan = lambda: {"data1": after if run.acted else before}
+    run.steps = lambda name: run.plan()[name]
+    run.do = lambda name, key, script, **more: done.append((name, script))
+    return SimpleNamespace(run=run, path=Path(), timings=Timings({}))
+
+
+def test_under_a_roll_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    acted: list[object] = []
+    monkeypatch.setattr(module, "_act", acted.append)
+    monkeypatch.setattr(notes, "read", lambda run: notes.Left({"data1": {"who": "eve@other"}}, frozenset(), ()))
+    with pytest.raises(FleetError, match=r"a roll of eve@other.*--resume goes on"):
+        module.apply(session([WRITE], [], []))
+    assert acted == []
+    assert module.apply(session([OWED], [OWED], [])).pending == (OWED,), "where it has nothing to do, it does not ask"
+
+
+def test_only_what_is_owed_no_restart_loses_its_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notes, "read", lambda run: notes.Left({}, frozenset(), ()))
+    monkeypatch.setattr(module, "_act", lambda opened: opened.run.acted.append(WRITE))
+    done: list[tuple[str, str]] = []
+    assert module.apply(session([WRITE], [OWED], done)).pending == (OWED,)
+    assert [name for name, _ in done] == ["data1"]
+    assert "b.service" in done[0][1]
+    assert "a.service" not in done[0][1]
+
+
+@pytest.mark.parametrize("rolls", [False, True])
+def test_what_an_apply_that_died_has_left_goes_too_unless_a_roll_has_it_in_hand(
+    rolls: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locks = {"data1": {"who": "eve@other"}} if rolls else {}
+    monkeypatch.setattr(notes, "read", lambda run: notes.Left(locks, frozenset(), ()))
+    done: list[tuple[str, str]] = []
+    module.apply(session([OWED], [OWED], done, kept=("a.service", "c.service")))
+    assert [("c.service" in script, "a.service" in script) for _, script in done] == ([] if rolls else [(True, False)])
