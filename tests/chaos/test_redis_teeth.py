@@ -15,7 +15,7 @@ import pytest
 import lab
 from deploy.model.catalog import PROXY_ADDRESS
 from tests.chaos import faults, results
-from tests.chaos.failover import eventually, load, primary, roles, secret, settled, the_fleet
+from tests.chaos.failover import applied, eventually, load, primary, roles, secret, settled, the_fleet
 from tests.chaos.support import SPEC, altered, fleet
 from tests.chaos.test_redis_failover import BAR, MEMBERS, PORTS, missing
 
@@ -26,7 +26,7 @@ PORT = PORTS["sessions"]
 def whole(begun_well: None) -> Iterator[None]:
     yield
     # Refused while the brokers, which were cut off as well, do not see one another.
-    eventually("apply", lambda: fleet("apply").returncode == 0, 120)
+    applied()
     settled()
 
 
