@@ -173,8 +173,8 @@ class Rabbitmq(Section):
     channel_max: int = setting(2000, "Channels per connection", applies="restart", ge=1, le=65535)
     heartbeat: int = setting(60, "Heartbeat", applies="restart", unit="seconds", ge=0, le=3600)
     net_ticktime: int = setting(
-        20, "Members take one that is silent for lost (the broker's own default is 60: publishers to a member that was "
-        "cut off fail for as long)", applies="hot", unit="seconds", ge=8, le=120,
+        6, "Members take one that is silent for lost, give or take a quarter (the broker's own default is 60);"
+        " a publisher to a queue that such a one led waits for as long", applies="hot", unit="seconds", ge=5, le=120,
     )  # fmt: skip
     max_message_size: Size = setting(
         16 * MIB, "Largest message", applies="restart", unit="bytes", ge=64 * KIB, le=512 * MIB

@@ -123,20 +123,36 @@ class Messages(Writer):
             pika.ConnectionParameters(
                 self.orders["address"], SERVICES["rabbitmq"].port("amqp").number,
                 credentials=pika.PlainCredentials("omegaup", self.orders["rabbitmq"]), socket_timeout=TIMEOUT,
-                stack_timeout=TIMEOUT * 2, blocked_connection_timeout=TIMEOUT, heartbeat=5,
+                stack_timeout=TIMEOUT, blocked_connection_timeout=TIMEOUT, heartbeat=5,
             )
         )  # fmt: skip
-        self.channel = connection.channel()
-        self.channel.confirm_delivery()
+        with self._patience(connection):
+            self.channel = connection.channel()
+            self.channel.confirm_delivery()
         return connection
 
     def write(self, name: str) -> None:
-        # A broker that does not answer is left after the time of the others, not when its heartbeat is missed.
-        timer = self.connection.call_later(TIMEOUT * 2, self._give_up)
-        self.channel.basic_publish(
-            EXCHANGE, QUEUE, name.encode(), pika.BasicProperties(delivery_mode=2), mandatory=True
-        )
-        self.connection.remove_timeout(timer)
+        with self._patience(self.connection):
+            self.channel.basic_publish(
+                EXCHANGE, QUEUE, name.encode(), pika.BasicProperties(delivery_mode=2), mandatory=True
+            )
+
+    def close(self, connection: Any) -> None:
+        # Without a word: who does not confirm does not say goodbye either.
+        if connection is not None:
+            connection._impl._transport.abort()
+
+    @contextlib.contextmanager
+    def _patience(self, connection: Any) -> Iterator[None]:
+        """A broker that does not answer is left after the time of the others, not when its heartbeat is missed.
+
+        By the timer of what is below the connection: its own call_later waits for the answer first.
+        """
+        timer = connection._impl._adapter_call_later(TIMEOUT, self._give_up)
+        try:
+            yield
+        finally:
+            connection._impl._adapter_remove_timeout(timer)
 
     def _give_up(self) -> None:
         raise TimeoutError("no confirmation")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import pytest
 
@@ -12,7 +13,7 @@ from deploy.model.catalog import SERVICES
 from deploy.roles.rabbitmq_topology import API
 from tests.chaos import faults, results
 from tests.chaos.failover import a_victim, drained, eventually, load, settled, the_fleet
-from tests.chaos.load import QUEUE, Ledger
+from tests.chaos.load import QUEUE, Ledger, Load
 from tests.chaos.support import REPEATS, apply, fleet, footprint, on
 
 MEMBERS = tuple(host.name for host in the_fleet().members("rabbitmq"))
@@ -46,18 +47,20 @@ def leaderless() -> list[str]:
     return [line for line in lines if not line.split("\t")[1].startswith("rabbit@")]
 
 
-def judge(fault: str, ledger: Ledger, begun: float, until: float) -> None:
-    """Nothing confirmed is missing, publishing paused no longer than the bar, every queue has a leader."""
-    pause = ledger.gap(begun, until)
+def judge(fault: str, ledgers: Ledger | list[Ledger], begun: float, until: float) -> None:
+    """Nothing confirmed is missing, no publisher paused for longer than the bar, every queue has a leader."""
+    each = ledgers if isinstance(ledgers, list) else [ledgers]
+    worst = max(each, key=lambda ledger: ledger.gap(begun, until))
+    pause = worst.gap(begun, until)
     eventually("every queue has a leader", lambda: leaderless() == [], 30)
     messages = drained("web1")
-    lost = ledger.ids() - set(messages)
+    missing = {name for ledger in each for name in ledger.ids()} - set(messages)
     results.note(
-        f"RabbitMQ: {fault}", seconds_without_confirms=pause, confirmed_and_lost=len(lost),
+        f"RabbitMQ: {fault}", seconds_without_confirms=pause, confirmed_and_lost=len(missing),
         there_twice=len(messages) - len(set(messages)),
     )  # fmt: skip
-    assert lost == set()
-    assert pause < BAR, f"{pause:.1f} s without confirms; refused: {ledger.refusals[-3:]}"
+    assert missing == set()
+    assert pause < BAR, f"{pause:.1f} s without confirms; refused: {worst.refusals[-3:]}"
 
 
 @pytest.mark.thorough
@@ -133,21 +136,61 @@ def test_host_without_power(turn: int) -> None:
     judge("a member's host without power", publisher.end()["messages"], begun, until)
 
 
-@pytest.mark.thorough
+@contextmanager
+def publishers(prefix: str, number: int = 2 * len(MEMBERS)) -> Iterator[list[Load]]:
+    """So many that each member has some of them; those of the member that fails are hit worst."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(load("web1", f"{prefix}-{one}", "messages")) for one in range(number)]
+
+
+def leader() -> str:
+    """The member that leads the load's queue."""
+    lines = on(MEMBERS[0], "timeout 60 rabbitmqctl -q list_queues name leader --no-table-headers").splitlines()
+    return next(node.removeprefix("rabbit@") for name, node in map(str.split, lines) if name == QUEUE)
+
+
+@contextmanager
+def hanging(host: str) -> Iterator[None]:
+    """The broker does nothing any more, and the kernel goes on taking connections for it."""
+    on(host, f"systemctl kill -s STOP --kill-whom=all {UNIT}")
+    try:
+        yield
+    finally:
+        on(host, f"systemctl kill -s CONT --kill-whom=all {UNIT}")
+
+
+SILENCES: dict[str, Callable[[str], AbstractContextManager[None]]] = {
+    "cut off": lambda host: faults.cut_off((host,), [one.name for one in the_fleet().hosts if one.name != host]),
+    "cut off from the others only": lambda host: faults.cut_off((host,), [name for name in MEMBERS if name != host]),
+    "hangs": hanging,
+}
+
+
 @pytest.mark.parametrize("turn", range(REPEATS))
-def test_member_cut_off(turn: int) -> None:
-    """The one that is alone pauses; it comes back by itself."""
-    alone = MEMBERS[turn % len(MEMBERS)]
-    others = [name for name in MEMBERS if name != alone]
-    with load("web1", f"cut-{turn}", "messages") as publisher:
+@pytest.mark.parametrize(
+    "silence", [pytest.param(name, marks=[] if name == "cut off" else [pytest.mark.thorough]) for name in SILENCES]
+)
+def test_member_that_leads_falls_silent(silence: str, turn: int) -> None:
+    """No connection of it ends: until the others take it for lost, a publisher to any of them waits for it too."""
+    host = leader()
+    others = [name for name in MEMBERS if name != host]
+    with publishers(f"silent-{silence.replace(' ', '-')}-{turn}") as each:
         begun = time.time()
-        with faults.cut_off((alone,), others):
-            eventually("it pauses", lambda: not running(alone), 120)
-            results.note("RabbitMQ: a member cut off", seconds_until_it_pauses=time.time() - begun)
-            time.sleep(3)
-        eventually("it is back", lambda: running(alone), 120)
+        with SILENCES[silence](host):
+            eventually("the others take it for lost", lambda: all(lost(name, host) for name in others), 60)
+            results.note(f"RabbitMQ: a member {silence}", seconds_until_it_is_taken_for_lost=time.time() - begun)
+            # As long as publishing may pause; whoever began late has gone on by then.
+            time.sleep(BAR)
+        eventually("it is back", lambda: running(host), 120)
         until = time.time()
-    judge("a member cut off, then back", publisher.end()["messages"], begun, until)
+        ledgers = [one.end()["messages"] for one in each]
+    judge(f"a member {silence}, then back", ledgers, begun, until)
+
+
+def lost(name: str, other: str) -> bool:
+    """Whether a member takes another for lost."""
+    seen = on(name, "timeout 20 rabbitmqctl -q eval 'nodes().' 2>/dev/null || true", check=False)
+    return bool(seen) and f"rabbit@{other}" not in seen
 
 
 def partitions() -> set[str]:
