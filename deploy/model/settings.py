@@ -173,7 +173,7 @@ class Rabbitmq(Section):
     channel_max: int = setting(2000, "Channels per connection", applies="restart", ge=1, le=65535)
     heartbeat: int = setting(60, "Heartbeat", applies="restart", unit="seconds", ge=0, le=3600)
     net_ticktime: int = setting(
-        6, "Members take one that is silent for lost, give or take a quarter (the broker's own default is 60);"
+        5, "Members take one that is silent for lost, give or take a quarter (the broker's own default is 60);"
         " a publisher to a queue that such a one led waits for as long", applies="hot", unit="seconds", ge=5, le=120,
     )  # fmt: skip
     max_message_size: Size = setting(
