@@ -56,7 +56,9 @@ class Ledger:
 
 
 class Writer:
-    """One kind of write on one connection, opened anew after any error."""
+    """One kind of write on one connection, opened anew `again` seconds after any error."""
+
+    again = 0.05
 
     def __init__(self, orders: dict[str, Any], prefix: str) -> None:
         self.orders, self.prefix = orders, prefix
@@ -79,7 +81,7 @@ class Writer:
                 connection, self.connection = self.connection, None
                 with contextlib.suppress(Exception):
                     self.close(connection)
-                stop.wait(0.05)
+                stop.wait(self.again)
             stop.wait(PAUSE)
 
     def connect(self) -> Any: ...
@@ -117,6 +119,8 @@ class Cache(Sessions):
 
 class Messages(Writer):
     """Persistent and mandatory, with the broker's confirmation."""
+
+    again = 0.3
 
     def connect(self) -> Any:
         connection = pika.BlockingConnection(
