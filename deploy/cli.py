@@ -28,6 +28,7 @@ from deploy.procedures import db  # noqa: E402
 from deploy.procedures.apply import apply as apply_fleet  # noqa: E402
 from deploy.procedures.diffs import diffs  # noqa: E402
 from deploy.procedures.initialise import initialise  # noqa: E402
+from deploy.procedures.initialise import put as put_secret  # noqa: E402
 from deploy.procedures.roll import reboots  # noqa: E402
 from deploy.procedures.roll import run as rolls  # noqa: E402
 from deploy.procedures.session import session  # noqa: E402
@@ -317,6 +318,15 @@ def secrets_init(inventory: Inventory, identity: Identity = None) -> None:
     with _reported():
         made = initialise(folder(inventory), identity)
         out.print(f"{len(made.secrets)} secrets made, CA {'made' if made.authority else 'kept'}.", highlight=False)
+
+
+@secrets_app.command("set")
+def secrets_set(inventory: Inventory, name: str, identity: Identity = None) -> None:
+    """Store a secret that somebody else issued, read from standard input: `secrets set NAME monitoring/mail <FILE`."""
+    with _reported():
+        value = sys.stdin.read().rstrip("\r\n")
+        put_secret(folder(inventory), name, value, identity)
+        out.print(f"{name} is kept; fleet apply brings it to the hosts.", highlight=False)
 
 
 def main() -> None:
