@@ -29,6 +29,7 @@ from deploy.procedures.apply import apply as apply_fleet  # noqa: E402
 from deploy.procedures.diffs import diffs  # noqa: E402
 from deploy.procedures.initialise import initialise  # noqa: E402
 from deploy.procedures.initialise import put as put_secret  # noqa: E402
+from deploy.procedures.logs import logs as read_logs  # noqa: E402
 from deploy.procedures.roll import reboots  # noqa: E402
 from deploy.procedures.roll import run as rolls  # noqa: E402
 from deploy.procedures.session import session  # noqa: E402
@@ -241,6 +242,29 @@ def status(
             view.show_status(out, said.results)
             view.show_standings(out, said.standings, said.untold)
         if not said.well:
+            raise typer.Exit(1)
+
+
+@app.command()
+def logs(
+    inventory: Inventory,
+    service: Annotated[str, typer.Argument(metavar="SERVICE", help="A service of the catalog, or a unit.")],
+    as_json: Json = False,
+    since: Annotated[str, typer.Option("--since", help="30min, 2h, 1d, or a moment in UTC.")] = "1h",
+    lines: Annotated[int, typer.Option("--lines", "-n", help="The newest so many of each host.", min=1)] = 1000,
+    limit: Annotated[str, typer.Option("--limit", "-l", help="Only these hosts, comma-separated.")] = "",
+) -> None:  # fmt: skip
+    """What a service said on all its hosts, in order of time. A dead host's last words come from the monitoring host.
+
+    Exit 0: every host was read, 1: of some, lines may be missing.
+    """
+    with _reported(as_json):
+        found = read_logs(folder(inventory), service, since, lines, limit)
+        if as_json:
+            print(json.dumps(asdict(found), indent=2))
+        else:
+            view.show_logs(out, err, found)
+        if found.untold:
             raise typer.Exit(1)
 
 

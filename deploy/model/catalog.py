@@ -169,6 +169,9 @@ def _clients(*names: str) -> frozenset[str]:
 WORKER_PORTS: Final = {"certificates": 9201, "notifications": 9202, "analytics": 9203}
 """Worker instance -> where it serves its figures."""
 
+JOURNAL_FILE: Final = 128 * 1024**2
+"""Bytes at which systemd 252 begins a new file of a journal that it receives; the one it writes cannot be removed."""
+
 CATALOG: Final[tuple[Service, ...]] = (
     Service("base", "Names, time, limits, firewall, SSH: what every host gets", group="all"),
     Service("trust", "The CA certificate and the folder of the keys", group="all"),
@@ -380,6 +383,17 @@ CATALOG: Final[tuple[Service, ...]] = (
         metrics=(Metrics("node", "exporter"),),
     ),
     Service(
+        "log-store",
+        "Keeps what every host's journal says",
+        module="log_store",
+        units=("fleet-log-store.service", "fleet-log-bound.timer"),
+        # The first is the door's, which knows the sender; the other is asked by nobody else.
+        ports=(Port("https", 19532, _clients("log-sender"), Tls.MUTUAL), Port("store", 19531, loopback=True)),
+        identity=Identity(server=True, client=False, owner="root"),
+        beside=_clients("monitoring"),
+        optional=True,
+    ),
+    Service(
         "door",
         "Lets monitoring, and nobody else, read the figures that are served on the host's loopback",
         group="all",
@@ -405,6 +419,7 @@ CATALOG: Final[tuple[Service, ...]] = (
         health=(Health("Alertmanager", Check.HTTP, "api", "/-/ready"),),
         identity=Identity(server=True, client=True, owner="prometheus"),
         beside=_clients("monitoring"),
+        optional=True,
         metrics=(Metrics("alertmanager", "api"),),
     ),
     Service(
@@ -413,6 +428,7 @@ CATALOG: Final[tuple[Service, ...]] = (
         units=("prometheus-blackbox-exporter.service",),
         ports=(Port("exporter", 9115, loopback=True),),
         beside=_clients("monitoring"),
+        optional=True,
         metrics=(Metrics("blackbox-exporter", "exporter"),),
     ),
     Service(
@@ -423,7 +439,16 @@ CATALOG: Final[tuple[Service, ...]] = (
         ports=(Port("http", 9096, loopback=True),),
         health=(Health("Status page", Check.HTTP, "http", "/"),),
         beside=_clients("monitoring"),
+        optional=True,
         metrics=(Metrics("alert-log", "http"),),
+    ),
+    Service(
+        "log-sender",
+        "Sends the host's journal to the monitoring host",
+        group="all",
+        module="log_sender",
+        units=("systemd-journal-upload.service",),
+        identity=Identity(server=False, client=True, owner="systemd-journal-upload"),
     ),
 )
 

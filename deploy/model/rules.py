@@ -81,6 +81,8 @@ def records(fleet: Fleet) -> tuple[Record, ...]:
             "fleet_certificate_days", f'(probe_ssl_earliest_cert_expiry{{job="{BLACKBOX}"}} - time()) / 86400',
             (("where", "served"),),
         ),
+        Record("fleet_logs_age_seconds",
+               'label_replace(time() - fleet_logs_time_seconds, "host", "$1", "sender", "(.+)")'),
         Record("fleet_host_up", f"max by (host) (up{{{PROBED_BY}}})"),
         # The site, as its users have it.
         Record("frontend:requests:rate5m", f"sum by (host) (rate(frontend_api_request_total{{{USERS}}}[5m]))"),
@@ -162,7 +164,8 @@ def _hosts(fleet: Fleet) -> Iterator[Alert]:
     )
     yield Alert(
         "UnitRestarts",
-        "changes(node_systemd_unit_start_time_seconds[15m]) > 3",
+        # The sender of the journal starts anew for as long as nobody takes what it sends: LogsMissing says so.
+        'changes(node_systemd_unit_start_time_seconds{name!="systemd-journal-upload.service"}[15m]) > 3',
         0,
         "warning",
         f"{HOST}: {{{{ $labels.name }}}} was started {VALUE} times in a quarter of an hour",
@@ -221,6 +224,18 @@ def _project(fleet: Fleet) -> Iterator[Alert]:
     )
     yield Alert(
         "NotesOld", "time() - fleet_notes_time_seconds > 300", 120, "warning", f"{HOST}: its notes are {LASTS} old"
+    )
+    yield Alert(
+        "LogsMissing", "fleet_logs_age_seconds > 2700", 300, "warning",
+        f"{HOST}: the last of its lines came to the store of logs {LASTS} ago",
+    )  # fmt: skip
+    yield Alert(
+        "CollectorFailed",
+        'node_scrape_collector_success{collector=~"filesystem|systemd|textfile"} == 0 or '
+        "node_textfile_scrape_error == 1",
+        300,
+        "warning",
+        f"{HOST}: the figures of {{{{ or $labels.collector `the project's notes` }}}} cannot be read ({VALUE})",
     )
     yield Alert(
         "BackupOld",

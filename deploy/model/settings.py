@@ -47,6 +47,14 @@ class Base(Section):
     journal_max: Size = setting(
         512 * MIB, "Disk that the journal may take", applies="restart", unit="bytes", ge=16 * MIB
     )
+    journal_keep: Span = setting(
+        float(30 * DAY), "How long lines stay in the journal, if there is room", applies="restart", unit="seconds",
+        ge=float(HOUR), le=float(3650 * DAY),
+    )  # fmt: skip
+    journal_burst: int = setting(
+        10000, "Lines of one service in half a minute; what is more is dropped, and the journal says how many",
+        applies="restart", ge=100, le=10_000_000,
+    )  # fmt: skip
     ntp_servers: tuple[str, ...] = setting(
         ("0.debian.pool.ntp.org", "1.debian.pool.ntp.org"), "Time servers", applies="restart"
     )
@@ -323,6 +331,14 @@ class Monitoring(Section):
     latency: Span = setting(
         2.0, "A slower 99th percentile of the site's answers is a warning", applies="reload", unit="seconds", ge=0.05,
         le=60,
+    )  # fmt: skip
+    logs_max: Size = setting(
+        4 * GIB, "Disk that the journals of all hosts may take on the monitoring host: more than 128 MiB a host",
+        applies="restart", unit="bytes", ge=256 * MIB,
+    )  # fmt: skip
+    logs_keep: Span = setting(
+        float(30 * DAY), "How long their lines stay there, if there is room", applies="restart", unit="seconds",
+        ge=float(HOUR), le=float(3650 * DAY),
     )  # fmt: skip
     alerts_kept: int = setting(
         2000, "Notifications that the host keeps for the status page", applies="restart", ge=10, le=100000

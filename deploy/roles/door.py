@@ -13,7 +13,7 @@ from deploy.model.catalog import SERVICES
 from deploy.model.fleet import Context
 from deploy.model.resources import File, Package, Resource, Unit
 from deploy.model.scrapes import MONITORING, Route, routes
-from deploy.roles import haproxy
+from deploy.roles import haproxy, log_store
 from deploy.roles.common import CA_FILE, certificate
 from deploy.roles.proven import built
 
@@ -39,11 +39,16 @@ def desired(ctx: Context) -> Iterable[Resource]:
         yield Unit(name="haproxy.service", running=False, enabled=False, masked=True)
     pair = certificate(ctx, "door")
     yield pair
+    # Journals come in by the same program, at a port and under a certificate of their own.
+    stores = ctx.host == log_store.store(ctx.fleet)
+    logs = certificate(ctx, "log-store").certificate_path if ctx.host.has("log-store") else ""
     every = [(name, routes_) for name, routes_ in (("GET", routes(ctx.host)), ("POST", handed(ctx))) if routes_]
     build, text = built(
         ctx, "door/door.cfg.j2", address=ctx.host.address, port=SERVICES["door"].port("https").number, socket=SOCKET,
         certificate=pair.certificate_path, ca=CA_FILE, role=MONITORING, every=every,
         ports=sorted({route.port for _, found in every for route in found}),
+        logs=logs, logs_port=SERVICES["log-store"].port("https").number, sender="log-sender",
+        store_port=SERVICES["log-store"].port("store").number, senders=log_store.senders(ctx.fleet) if stores else (),
     )  # fmt: skip
     yield File(
         path=CONFIG, content=text,
@@ -51,5 +56,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
     )  # fmt: skip
     unit = f"/etc/systemd/system/{UNIT}"
     yield File(path=unit, content=ctx.render("door/fleet-door.service.j2", config=CONFIG, socket=SOCKET))
-    yield Unit(name=UNIT, restart_files=(unit,), reload_files=(CONFIG, pair.certificate_path, CA_FILE))
+    yield Unit(
+        name=UNIT, restart_files=(unit,), reload_files=(CONFIG, pair.certificate_path, CA_FILE, *filter(None, (logs,)))
+    )
     yield from haproxy.loaded(ctx, "door", UNIT, SOCKET, CONFIG, build)

@@ -14,6 +14,7 @@ from deploy.model.catalog import SSL_DIR
 from deploy.model.fleet import Context
 from deploy.model.resources import Directory, File, Package, Resource, Unit
 from deploy.roles.exporters import ACCOUNT, exporter, listen
+from deploy.roles.log_store import senders, store
 
 TEXTFILES = "/var/lib/prometheus/node-exporter"
 NOTES = "/var/lib/fleet-notes"
@@ -55,7 +56,8 @@ def desired(ctx: Context) -> Iterable[Resource]:
     yield File(
         path=TOOL, mode=0o755,
         content=ctx.render(
-            "node-exporter/notes.sh.j2", folder=TEXTFILES, ssl=SSL_DIR, manifest=MANIFEST, backups=BACKUPS
+            "node-exporter/notes.sh.j2", folder=TEXTFILES, ssl=SSL_DIR, manifest=MANIFEST, backups=BACKUPS,
+            senders=senders(ctx.fleet) if ctx.host == store(ctx.fleet) else (),
         ),
     )  # fmt: skip
     for kind in ("service", "timer"):

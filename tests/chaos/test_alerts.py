@@ -190,6 +190,7 @@ NOT_MADE = {
     "DiskLow": SHARED, "DiskFull": SHARED, "MemoryLow": SHARED, "ClockOff": SHARED, "RedisNotSaved": SHARED,
     "CertificateEndsSoon": TOO_LONG, "RestartOwed": TOO_LONG, "ApplyFailed": TOO_LONG, "QueueGrows": TOO_LONG,
     "MysqlReplicaLags": TOO_LONG, "SiteErrors": TOO_LONG, "SiteSlow": TOO_LONG, "GraderQueueLong": TOO_LONG,
+    "LogsMissing": TOO_LONG, "CollectorFailed": TOO_LONG,
     "CertificateEnds": "takes a CA that is about to end",
     "RulesFail": "promtool refuses a rule that fails",
     "AlertsNotSent": "what would tell of it is what is broken: the dead man's call ends instead",

@@ -30,6 +30,7 @@ PROBES = {
     ("runner", "https"): ("monitoring", "/health"),
     ("mysql", "seed"): ("mysql", "/health"),
     ("door", "https"): ("monitoring", "/node-exporter/exporter/metrics"),
+    ("log-store", "https"): ("log-sender", "/health"),
 }
 NO_HTTP = {("alertmanager", "gossip")}
 """Speaks a protocol of its own, to its like alone, which the firewall sees to; the certificates suite looks at it."""

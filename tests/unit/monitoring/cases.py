@@ -126,6 +126,19 @@ CASES: tuple[Case, ...] = (
         "BackupOld", "fleet_backup_time_seconds", 0, 3 * 3600, "data1: the last backup of mysql is 1d 4h 0m 0s old",
         backup="mysql", seconds=28 * 3600,
     ),
+    Case(
+        "LogsMissing", {'fleet_logs_time_seconds{host="mon1",sender="data1"}': steady(0)},
+        {'fleet_logs_time_seconds{host="mon1",sender="data1"}': "0+15x8000"}, {"host": "data1", "sender": "data1"},
+        "data1: the last of its lines came to the store of logs 1h 0m 0s ago", 3600,
+    ),
+    one(
+        "CollectorFailed", "node_scrape_collector_success", 0, 1,
+        "data1: the figures of systemd cannot be read (0)", collector="systemd",
+    ),
+    one(
+        "CollectorFailed", "node_textfile_scrape_error", 1, 0,
+        "data1: the figures of the project's notes cannot be read (1)",
+    ),
     Case("Watchdog", {UP: steady(1)}, {}, {}, "Alerting works: this one always fires"),
     one(
         "PrometheusReloadFailed", "prometheus_config_last_reload_successful", 0, 1,
