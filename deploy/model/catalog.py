@@ -443,6 +443,16 @@ CATALOG: Final[tuple[Service, ...]] = (
         metrics=(Metrics("alert-log", "http"),),
     ),
     Service(
+        "grafana",
+        "Dashboards, where the operator's package source has Grafana",
+        units=("grafana-server.service",),
+        ports=(Port("http", 3000, loopback=True),),
+        health=(Health("Grafana", Check.HTTP, "http", "/api/health"),),
+        needs=frozenset({"monitoring"}),
+        metrics=(Metrics("grafana", "http"),),
+        optional=True,
+    ),
+    Service(
         "log-sender",
         "Sends the host's journal to the monitoring host",
         group="all",

@@ -236,6 +236,18 @@ def _logs_have_room(fleet: Fleet) -> Iterator[FleetError]:
             )
 
 
+def _grafana_finds_prometheus(fleet: Fleet) -> Iterator[FleetError]:
+    for host in fleet.members("grafana"):
+        if not host.has("monitoring"):
+            yield FleetError(
+                host=host.name,
+                subject="service grafana",
+                found="a host without Prometheus",
+                expected="a host of the group monitoring: Prometheus is asked on the loopback",
+                hint="correct the group `grafana` in inventory.py",
+            )
+
+
 _RULES = (
     _services_have_hosts,
     _addresses_differ,
@@ -248,4 +260,5 @@ _RULES = (
     _sentinels_can_decide,
     _proxied_connections_last,
     _logs_have_room,
+    _grafana_finds_prometheus,
 )

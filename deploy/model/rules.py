@@ -86,17 +86,18 @@ def records(fleet: Fleet) -> tuple[Record, ...]:
         Record("fleet_host_up", f"max by (host) (up{{{PROBED_BY}}})"),
         # The site, as its users have it.
         Record("frontend:requests:rate5m", f"sum by (host) (rate(frontend_api_request_total{{{USERS}}}[5m]))"),
+        # Without errors there is no series of them; without requests there is no ratio.
         Record(
             "frontend:errors:ratio5m",
-            f'sum(rate(frontend_api_request_status_count{{status=~"5..",{USERS}}}[5m])) / '
-            f"sum(rate(frontend_api_request_status_count{{{USERS}}}[5m]))",
+            f'(sum(rate(frontend_api_request_status_count{{status=~"5..",{USERS}}}[5m])) or vector(0)) / '
+            f"(sum(rate(frontend_api_request_status_count{{{USERS}}}[5m])) > 0)",
         ),
         Record(
             "frontend:seconds:p99",
             f"histogram_quantile(0.99, sum by (le) (rate(frontend_api_request_seconds_bucket{{{USERS}}}[5m])))",
         ),
-        Record("redis:hits:ratio5m", "rate(redis_keyspace_hits_total[5m]) / (rate(redis_keyspace_hits_total[5m]) + "
-               "rate(redis_keyspace_misses_total[5m]))"),
+        Record("redis:hits:ratio5m", "rate(redis_keyspace_hits_total[5m]) / ((rate(redis_keyspace_hits_total[5m]) + "
+               "rate(redis_keyspace_misses_total[5m])) > 0)"),
     ]  # fmt: skip
     return tuple(found)
 

@@ -1,10 +1,10 @@
-"""The log of alerts, and the status page: one small server on the monitoring host's loopback.
+"""The log of alerts, the status page and the dashboards: one small server on the monitoring host's loopback.
 
 Alertmanager posts what fires and what is over to /alerts; each goes to the journal and into a file of bounded length.
 `GET /` is the page: how the fleet is, as the Prometheus beside it knows it. Nothing but Python's own library, and no
 script in the page, so that it shows on any telephone.
 
-Arguments: the configuration (JSON: listen, prometheus, state, kept, fleet, hosts).
+Arguments: the configuration (JSON: listen, prometheus, state, kept, fleet, hosts, dashboards).
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import boards
+
 BODY_MAX = 4 << 20
 PROMETHEUS_SECONDS = 5.0
 SHOWN = 20
+CERTIFICATES = 5
+OWED = "fleet_restart_owed == 1"
 SEVERITIES = {"page": 0, "warning": 1, "none": 2}
 
 
@@ -115,6 +119,14 @@ class Prometheus:
         found = self._get("/api/v1/query?" + urllib.parse.urlencode({"query": expression}))
         return [(one["metric"], float(one["value"][1])) for one in found["result"]]
 
+    def range(self, expression: str, begin: float, end: float, step: float) -> list[boards.Series]:
+        """Each series from `begin` to `end`, a value each `step` seconds."""
+        asked = {"query": expression, "start": f"{begin:.3f}", "end": f"{end:.3f}", "step": f"{step:.3f}"}
+        found = self._get("/api/v1/query_range?" + urllib.parse.urlencode(asked))
+        return [
+            (one["metric"], [(float(time), float(value)) for time, value in one["values"]]) for one in found["result"]
+        ]
+
     def alerts(self) -> list[dict[str, Any]]:
         return [one for one in self._get("/api/v1/alerts")["alerts"] if one["state"] == "firing"]
 
@@ -160,14 +172,40 @@ def _ago(seconds: float) -> str:
 class Page:
     """The status page. `hosts`: name -> its services, as the inventory has them."""
 
-    def __init__(self, fleet: str, hosts: Mapping[str, Iterable[str]], prometheus: Prometheus, log: Log) -> None:
+    def __init__(
+        self,
+        fleet: str,
+        hosts: Mapping[str, Iterable[str]],
+        prometheus: Prometheus,
+        log: Log,
+        shown: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         self._fleet = fleet
+        self._boards = {board["name"]: board for board in shown}
         self._hosts = {name: list(services) for name, services in hosts.items()}
         self._prometheus = prometheus
         self._log = log
 
+    def dashboard(self, name: str, hours: int, now: float) -> str | None:
+        """A dashboard over the last hours; None: there is none of this name."""
+        board = self._boards.get(name)
+        if board is None:
+            return None
+        body = boards.body(tuple(self._boards.values()), board, self._prometheus.range, now, hours)
+        return self._document(board["title"], body, now, refresh=60)
+
+    def _document(self, title: str, body: str, now: float, refresh: int) -> str:
+        full = _shown(f"{self._fleet}: {title}")
+        return (
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f'<meta http-equiv="refresh" content="{refresh}">'
+            f"<title>{full}</title><style>{STYLE}{boards.STYLE}</style></head><body>"
+            f'<h1>{full}</h1><p class="dim">As of {_when(now)}; made anew every {refresh} seconds.</p>{body}'
+            "</body></html>\n"
+        )
+
     def render(self, now: float) -> str:
-        title = f"{self._fleet}: status"
         try:
             parts = self._parts(now)
         except (OSError, ValueError, KeyError, urllib.error.URLError) as error:
@@ -176,15 +214,7 @@ class Page:
                 f"<p>{_shown(error)}</p>",
                 self._history(now),
             ]
-        return (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            '<meta http-equiv="refresh" content="15">'
-            f"<title>{_shown(title)}</title><style>{STYLE}</style></head><body>"
-            f'<h1>{_shown(self._fleet)}</h1><p class="dim">As of {_when(now)}; made anew every 15 seconds.</p>'
-            + "\n".join(parts)
-            + "</body></html>\n"
-        )
+        return self._document("status", boards.links(tuple(self._boards.values())) + "\n".join(parts), now, refresh=15)
 
     def _parts(self, now: float) -> list[str]:
         alerts = [one for one in self._prometheus.alerts() if one["labels"].get("alertname") != "Watchdog"]
@@ -197,7 +227,31 @@ class Page:
             verdict = f'<p class="verdict warn">{_count(len(alerts), "warning")}</p>'
         else:
             verdict = '<p class="verdict well">All is well</p>'
-        return [verdict, self._alerts(alerts), self._clusters(), self._topology(alerts, now), self._history(now)]
+        return [
+            verdict, self._alerts(alerts), self._debts(), self._clusters(), self._topology(alerts, now),
+            self._certificates(), self._history(now),
+        ]  # fmt: skip
+
+    def _debts(self) -> str:
+        owed = [(labels.get("host", "?"), labels.get("unit", "?")) for labels, _ in self._prometheus.query(OWED)]
+        if not owed:
+            return ""
+        lines = "".join(f"<li><b>{_shown(host)}</b> {_shown(unit)}</li>" for host, unit in sorted(owed))
+        return f'<h2>Restarts owed</h2><p>Paid by fleet roll.</p><ul class="plain">{lines}</ul>'
+
+    def _certificates(self) -> str:
+        """The first to end, whether on the disk or served."""
+        ask = f"bottomk({CERTIFICATES}, fleet_certificate_days)"
+        found = sorted(self._prometheus.query(ask), key=lambda one: one[1])
+        lines = []
+        for labels, days in found:
+            name = labels.get("certificate") or labels.get("check") or "?"
+            state = "page" if days < 2 else "warning" if days < 15 else "resolved"
+            lines.append(
+                f'<li><span class="tag {state}">{days:.0f} days</span> {_shown(name)} on '
+                f"{_shown(labels.get('host', '?'))} <small>{_shown(labels.get('where', ''))}</small></li>"
+            )
+        return f'<h2>Certificates that end first</h2><ul class="plain">{"".join(lines) or "<li>none</li>"}</ul>'
 
     def _alerts(self, alerts: list[dict[str, Any]]) -> str:
         if not alerts:
@@ -230,11 +284,12 @@ class Page:
         for labels, value in ask('probe_success{job="blackbox"}'):
             checks.setdefault(labels["host"], []).append((labels["check"], value == 1))
         owed: dict[str, list[str]] = {}
-        for labels, _ in ask("fleet_restart_owed == 1"):
+        for labels, _ in ask(OWED):
             owed.setdefault(labels["host"], []).append(labels["unit"])
         days = {labels["host"]: value for labels, value in ask("min by (host) (fleet_certificate_days)")}
         drifted = {labels["host"]: value for labels, value in ask("fleet_files_drifted > 0")}
         applied = {labels["host"]: value for labels, value in ask("fleet_apply_time_seconds")}
+        logs = {labels["host"]: value for labels, value in ask("fleet_logs_age_seconds")}
         cards = []
         for host, services in self._hosts.items():
             own = [one["labels"].get("severity", "") for one in alerts if one["labels"].get("host") == host]
@@ -254,6 +309,8 @@ class Page:
                 lines.append(f"<p>certificates: {days[host]:.0f} days left</p>")
             if host in applied:
                 lines.append(f"<p>applied {_ago(now - applied[host])} ago</p>")
+            if host in logs:
+                lines.append(f"<p>logs came {_ago(logs[host])} ago</p>" if logs[host] < now / 2 else "<p>no logs</p>")
             head = f"<h3><span>{_shown(host)}</span><span>{word}</span></h3>"
             cards.append(f'<section class="host {state}">{head}{"".join(lines)}</section>')
         return f'<h2>Hosts</h2><div class="hosts">{"".join(cards)}</div>'
@@ -284,6 +341,11 @@ class Handler(BaseHTTPRequestHandler):
         path = self.path.split("?", 1)[0]
         if path == "/":
             self._send(200, "text/html; charset=utf-8", self.page.render(time.time()))
+        elif path.startswith("/dashboards/"):
+            asked = urllib.parse.parse_qs(self.path.partition("?")[2]).get("hours", ["1"])[-1]
+            hours = int(asked) if asked in {str(span) for span in boards.HOURS} else boards.HOURS[0]
+            text = self.page.dashboard(path.removeprefix("/dashboards/"), hours, time.time())
+            self._send(200 if text else 404, "text/html; charset=utf-8", text or "no such dashboard\n")
         elif path == "/alerts":
             self._send(200, "application/json", json.dumps(self.log.last(10_000)))
         elif path == "/metrics":
@@ -333,7 +395,7 @@ class Handler(BaseHTTPRequestHandler):
 def serve(config: Mapping[str, Any]) -> ThreadingHTTPServer:
     """A server that is bound and not yet running."""
     log = Log(Path(config["state"]) / "alerts.jsonl", int(config["kept"]))
-    page = Page(config["fleet"], config["hosts"], Prometheus(config["prometheus"]), log)
+    page = Page(config["fleet"], config["hosts"], Prometheus(config["prometheus"]), log, config.get("dashboards", ()))
     handler = type("Bound", (Handler,), {"page": page, "log": log})
     server = ThreadingHTTPServer((config["listen"]["host"], int(config["listen"]["port"])), handler)
     server.daemon_threads = True
@@ -342,7 +404,3 @@ def serve(config: Mapping[str, Any]) -> ThreadingHTTPServer:
 
 def main() -> None:
     serve(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))).serve_forever()
-
-
-if __name__ == "__main__":
-    main()

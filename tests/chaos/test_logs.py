@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from functools import partial
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ def read(*arguments: str) -> tuple[int, dict[str, Any]]:
 def test_a_line_arrives_soon() -> None:
     for host in the_fleet().hosts:
         word = say(host.name)
-        seconds = eventually(f"the line of {host.name} is stored", lambda h=host.name, w=word: stored(h, w), 60)
+        seconds = eventually(f"the line of {host.name} is stored", partial(stored, host.name, word), 60)
         results.note(f"a line of {host.name}", seconds_to_be_stored=seconds)
 
 
@@ -51,7 +52,7 @@ def test_what_is_said_while_the_store_is_away_arrives_later() -> None:
     finally:
         on(STORE, "systemctl start fleet-log-store")
     for host, word in words.items():
-        eventually(f"the line of {host} is stored", lambda h=host, w=word: stored(h, w), 90)
+        eventually(f"the line of {host} is stored", partial(stored, host, word), 90)
 
 
 def test_the_last_words_of_a_dead_host_are_read() -> None:
