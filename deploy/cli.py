@@ -30,6 +30,7 @@ from deploy.procedures.diffs import diffs  # noqa: E402
 from deploy.procedures.initialise import initialise  # noqa: E402
 from deploy.procedures.initialise import put as put_secret  # noqa: E402
 from deploy.procedures.logs import logs as read_logs  # noqa: E402
+from deploy.procedures.people import operator as issue_operator  # noqa: E402
 from deploy.procedures.roll import reboots  # noqa: E402
 from deploy.procedures.roll import run as rolls  # noqa: E402
 from deploy.procedures.session import session  # noqa: E402
@@ -52,6 +53,8 @@ secrets_app = typer.Typer(no_args_is_help=True, help="The inventory's secrets, e
 app.add_typer(lab_app, name="lab", help="Real Debian hosts on this machine.")
 app.add_typer(db_app, name="db")
 app.add_typer(secrets_app, name="secrets")
+pki_app = typer.Typer(no_args_is_help=True, help="Certificates that no host asks for by itself.")
+app.add_typer(pki_app, name="pki")
 
 # Where nobody's terminal sets the width, lines are for a log: wide.
 out = Console(emoji=False, width=None if sys.stdout.isatty() else 200)
@@ -351,6 +354,25 @@ def secrets_set(inventory: Inventory, name: str, identity: Identity = None) -> N
         value = sys.stdin.read().rstrip("\r\n")
         put_secret(folder(inventory), name, value, identity)
         out.print(f"{name} is kept; fleet apply brings it to the hosts.", highlight=False)
+
+
+@pki_app.callback()
+def pki() -> None:
+    """Certificates that no host asks for by itself."""
+
+
+@pki_app.command("operator")
+def pki_operator(
+    inventory: Inventory, name: str,
+    out_file: Annotated[Path, typer.Option("--out", help="Where to put it (PKCS #12).", dir_okay=False)],
+    days: Annotated[int, typer.Option(help="Its life.", min=1, max=365)] = 30,
+    identity: Identity = None,
+) -> None:  # fmt: skip
+    """Make a key and certificate with which a person's browser opens the status page, and nothing else."""
+    with _reported():
+        made = issue_operator(folder(inventory), name, out_file, days, identity)
+        out.print(f"{made.path} is good until {made.ends}; its password, shown only now: {made.password}",
+                  highlight=False, markup=False, soft_wrap=True)  # fmt: skip
 
 
 def main() -> None:

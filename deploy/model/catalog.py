@@ -51,6 +51,8 @@ class Port:
     loopback: bool = False
     peers: bool = False
     """Members of the same service talk to one another here."""
+    networks: str = ""
+    """A setting (SECTION.NAME) that lists networks, beyond the fleet's hosts, which may connect."""
     last: int = 0
     """The end of a range of which a tool takes one port while it runs; nothing listens there otherwise."""
 
@@ -436,7 +438,12 @@ CATALOG: Final[tuple[Service, ...]] = (
         "Keeps what was alerted of, and shows how the fleet is: the status page",
         module="alert_log",
         units=("fleet-alert-log.service",),
-        ports=(Port("http", 9096, loopback=True),),
+        # The first is the page itself; the other is the door's, for people with a certificate.
+        ports=(
+            Port("http", 9096, loopback=True),
+            Port("https", 9097, tls=Tls.MUTUAL, networks="monitoring.page_from"),
+        ),
+        identity=Identity(server=True, client=False, owner="root"),
         health=(Health("Status page", Check.HTTP, "http", "/"),),
         beside=_clients("monitoring"),
         optional=True,

@@ -17,6 +17,7 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
 Url = Annotated[str, StringConstraints(pattern=r"^(https?://[^\s\"'@]+)?$")]
+Network = Annotated[str, StringConstraints(pattern=r"^\d{1,3}(\.\d{1,3}){3}(/\d{1,2})?$")]
 Mail = Annotated[str, StringConstraints(pattern=r"^[^\s@\"']+@[^\s@\"']+$")]
 SshKey = Annotated[str, StringConstraints(pattern=r"^(ssh-(ed25519|rsa)|ecdsa-sha2-nistp\d+|sk-\S+) \S+( .*)?$")]
 
@@ -339,6 +340,10 @@ class Monitoring(Section):
     logs_keep: Span = setting(
         float(30 * DAY), "How long their lines stay there, if there is room", applies="restart", unit="seconds",
         ge=float(HOUR), le=float(3650 * DAY),
+    )  # fmt: skip
+    page_from: tuple[Network, ...] = setting(
+        (), "Networks from which people reach the status page by mutual TLS (fleet pki operator makes their "
+        "certificates); empty: on the monitoring host alone, through SSH", applies="reload",
     )  # fmt: skip
     alerts_kept: int = setting(
         2000, "Notifications that the host keeps for the status page", applies="restart", ge=10, le=100000

@@ -20,6 +20,8 @@ from deploy.roles.proven import built
 UNIT = "fleet-door.service"
 CONFIG = "/etc/haproxy/door.cfg"
 SOCKET = "/run/fleet-door/admin.sock"
+OPERATOR = "operator"
+"""The role in the certificates of people."""
 ALERTS = "/alertmanager/api"
 """Where every Prometheus hands its alerts to the Alertmanager of this host."""
 
@@ -42,6 +44,9 @@ def desired(ctx: Context) -> Iterable[Resource]:
     # Journals come in by the same program, at a port and under a certificate of their own.
     stores = ctx.host == log_store.store(ctx.fleet)
     logs = certificate(ctx, "log-store").certificate_path if ctx.host.has("log-store") else ""
+    page = certificate(ctx, "alert-log") if ctx.host.has("alert-log") else None
+    if page:
+        yield page
     every = [(name, routes_) for name, routes_ in (("GET", routes(ctx.host)), ("POST", handed(ctx))) if routes_]
     build, text = built(
         ctx, "door/door.cfg.j2", address=ctx.host.address, port=SERVICES["door"].port("https").number, socket=SOCKET,
@@ -49,6 +54,8 @@ def desired(ctx: Context) -> Iterable[Resource]:
         ports=sorted({route.port for _, found in every for route in found}),
         logs=logs, logs_port=SERVICES["log-store"].port("https").number, sender="log-sender",
         store_port=SERVICES["log-store"].port("store").number, senders=log_store.senders(ctx.fleet) if stores else (),
+        page=page.certificate_path if page else "", operator=OPERATOR,
+        page_port=SERVICES["alert-log"].port("https").number, page_inner=SERVICES["alert-log"].port("http").number,
     )  # fmt: skip
     yield File(
         path=CONFIG, content=text,
@@ -56,7 +63,6 @@ def desired(ctx: Context) -> Iterable[Resource]:
     )  # fmt: skip
     unit = f"/etc/systemd/system/{UNIT}"
     yield File(path=unit, content=ctx.render("door/fleet-door.service.j2", config=CONFIG, socket=SOCKET))
-    yield Unit(
-        name=UNIT, restart_files=(unit,), reload_files=(CONFIG, pair.certificate_path, CA_FILE, *filter(None, (logs,)))
-    )
+    served = (pair.certificate_path, *filter(None, [logs]), *([page.certificate_path] if page else []))
+    yield Unit(name=UNIT, restart_files=(unit,), reload_files=(CONFIG, *served, CA_FILE))
     yield from haproxy.loaded(ctx, "door", UNIT, SOCKET, CONFIG, build)

@@ -106,6 +106,16 @@ def test_the_status_page_names_every_host(host: Host, spec: HostSpec, fleet: Fle
     assert "All is well" in page
 
 
+@pytest.mark.service("monitoring")
+def test_the_status_page_is_shown_to_people_alone(host: Host, spec: HostSpec) -> None:
+    """No certificate of a host opens it, on the host itself, where no firewall stands between."""
+    url = f"https://{spec.name}:{SERVICES['alert-log'].port('https').number}/"
+    assert _code(host, "", url) == "000"
+    for service in spec.services:
+        if service.identity and service.identity.client:
+            assert _code(host, f"{SSL_DIR}/{service.name}", url) == "403", service.name
+
+
 def _code(host: Host, pair: str, url: str, options: str = "") -> str:
     keys = f"--cert {pair}.crt --key {pair}.key" if pair else ""
     curl = "curl -s -m 10 -o /dev/null -w '%{http_code}'"

@@ -280,7 +280,7 @@ def test_monitoring_may_reach_each_of_its_targets_and_nobody_else_a_door() -> No
 def test_exporters_listen_on_the_loopback_alone() -> None:
     for service in CATALOG:
         if service.name.endswith("-exporter") or service.name in {"blackbox", "alert-log"}:
-            assert all(port.loopback for port in service.ports)
+            assert all(port.loopback or port.tls is Tls.MUTUAL for port in service.ports)
     for name in GROUPS:
         for path, content in files(FLEET, name).items():
             if path.startswith("/etc/default/prometheus"):

@@ -23,8 +23,9 @@ from typing import Any
 
 import pytest
 
-from deploy.roles import alert_log
-from tests.unit.monitoring.fleets import FLEET, files
+from deploy.model.catalog import CATALOG
+from deploy.roles import alert_log, base, door
+from tests.unit.monitoring.fleets import FLEET, GROUPS, files, fleet
 
 ROOT = Path(__file__).resolve().parents[3]
 NOW = time.time()
@@ -248,6 +249,20 @@ def test_the_program_starts_as_the_unit_starts_it(tmp_path: Path) -> None:
             text=True, capture_output=True, check=False, timeout=30,
         )  # fmt: skip
     assert "Address already in use" in done.stderr
+
+
+def test_people_reach_it_from_where_the_inventory_says_and_with_a_certificate() -> None:
+    opened = fleet(GROUPS, page_from=["192.0.2.0/24"])
+    rule = 'ip saddr { 192.0.2.0/24 } tcp dport 9097 accept comment "alert-log https"'
+    assert rule in files(opened, "mon1")[base.NFT_FILE]
+    assert "9097" not in files(FLEET, "mon1")[base.NFT_FILE]
+    assert "9097" not in files(opened, "web1")[base.NFT_FILE]
+    for of in (opened, FLEET):
+        config = files(of, "mon1")[door.CONFIG]
+        assert re.search(r"bind \S+:9097 .* verify required", config)
+        assert f"unless {{ ssl_c_s_dn(OU) -m str {door.OPERATOR} }}" in config
+    assert "frontend page" not in files(FLEET, "web1")[door.CONFIG]
+    assert door.OPERATOR not in {service.name for service in CATALOG}, "a role that a host could have"
 
 
 CHROMIUM = shutil.which("chromium")
