@@ -335,10 +335,10 @@ class Monitoring(Section):
     )  # fmt: skip
     logs_max: Size = setting(
         4 * GIB, "Disk that the journals of all hosts may take on the monitoring host: more than 128 MiB a host",
-        applies="restart", unit="bytes", ge=256 * MIB,
+        applies="write", unit="bytes", ge=256 * MIB,
     )  # fmt: skip
     logs_keep: Span = setting(
-        float(30 * DAY), "How long their lines stay there, if there is room", applies="restart", unit="seconds",
+        float(30 * DAY), "How long their lines stay there, if there is room", applies="write", unit="seconds",
         ge=float(HOUR), le=float(3650 * DAY),
     )  # fmt: skip
     page_from: tuple[Network, ...] = setting(

@@ -43,6 +43,7 @@ NOT_IN_A_PLAN = {
 EXAMPLES: dict[str, Any] = {
     "monitoring.webhook": "https://pager.example.org/alerts",
     "monitoring.deadman": "https://watch.example.org/alive",
+    "monitoring.page_from": ["192.0.2.0/24"],
     "monitoring.mail": {"to": ["ana@example.org"], "sender": "judge@example.org", "relay": "mail.example.org:587"},
 }
 """Where another value cannot be made from the default one."""
