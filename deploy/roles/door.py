@@ -20,6 +20,8 @@ from deploy.roles.proven import built
 UNIT = "fleet-door.service"
 CONFIG = "/etc/haproxy/door.cfg"
 SOCKET = "/run/fleet-door/admin.sock"
+LOG_DELAY = 1500
+"""Milliseconds that a request with lines of a journal waits: more than the clocks of hosts may differ."""
 OPERATOR = "operator"
 """The role in the certificates of people."""
 ALERTS = "/alertmanager/api"
@@ -52,7 +54,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
         ctx, "door/door.cfg.j2", address=ctx.host.address, port=SERVICES["door"].port("https").number, socket=SOCKET,
         certificate=pair.certificate_path, ca=CA_FILE, role=MONITORING, every=every,
         ports=sorted({route.port for _, found in every for route in found}),
-        logs=logs, logs_port=SERVICES["log-store"].port("https").number, sender="log-sender",
+        logs=logs, log_delay=LOG_DELAY, logs_port=SERVICES["log-store"].port("https").number, sender="log-sender",
         store_port=SERVICES["log-store"].port("store").number, senders=log_store.senders(ctx.fleet) if stores else (),
         page=page.certificate_path if page else "", operator=OPERATOR,
         page_port=SERVICES["alert-log"].port("https").number, page_inner=SERVICES["alert-log"].port("http").number,

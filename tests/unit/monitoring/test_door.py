@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import select
 import shutil
 import socket
 import ssl
@@ -208,6 +209,26 @@ def test_a_sender_is_known_by_its_address(opened: tuple[Path, dict[str, int]]) -
     with call(opened[0], opened[1]["logs"], "log-sender") as connection:
         connection.request("POST", "/upload", body=b"x")
         assert connection.getresponse().read().decode() == f"{log_store.source('mon1')} POST /upload"
+
+
+def test_lines_wait_until_a_clock_that_is_ahead_is_behind(opened: tuple[Path, dict[str, int]]) -> None:
+    """Each request of a connection, not the first alone. The sender asks first, and waits a second before it goes on."""
+    with call(opened[0], opened[1]["logs"], "log-sender") as connection:
+        for _ in range(2):
+            begun = time.monotonic()
+            connection.putrequest("POST", "/upload")
+            connection.putheader("Expect", "100-continue")
+            connection.putheader("Content-Length", "1")
+            connection.endheaders()
+            assert connection.sock is not None
+            assert select.select([connection.sock], [], [], 1.2)[0] == [], "it was told to go on at once"
+            connection.send(b"x")
+            assert connection.getresponse().read()
+            assert time.monotonic() - begun < 5
+        begun = time.monotonic()
+        connection.request("GET", "/health")
+        assert connection.getresponse().read()
+        assert time.monotonic() - begun < 1, "who only asks waits as well"
 
 
 def test_an_exporters_own_path_is_asked(opened: tuple[Path, dict[str, int]]) -> None:
