@@ -106,6 +106,28 @@ def test_what_is_hot_is_never_restarted(tmp_path: Path) -> None:
     assert drift() != set(), "the fixture brings the old values back"
 
 
+HOT = {
+    "Redis": 'redis = redis | {"timeout": 3600}', "Sentinel": 'sentinel = {"down_after": 4}',
+    "RabbitMQ": 'rabbitmq = {"net_ticktime": 7}', "MariaDB": 'mysql = mysql | {"max_connections": 150}',
+}  # fmt: skip
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("turn", range(REPEATS))
+@pytest.mark.parametrize("service", HOT)
+def test_a_hot_parameter_is_everywhere_within_seconds(service: str, turn: int, tmp_path: Path) -> None:
+    """From the command's start to its end, which is after it has read the running values again."""
+    copy = altered(tmp_path, HOT[service])
+    before = started()
+    begun = time.monotonic()
+    done = fleet("apply", inventory=copy)
+    seconds = time.monotonic() - begun
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert started() == before
+    results.note(f"a hot parameter of {service} on all hosts", seconds_of_apply=seconds)
+    assert seconds < 10
+
+
 def test_the_journal_has_each_step_before_it_is_taken(tmp_path: Path) -> None:
     copy = altered(tmp_path, 'gitserver = {"log_level": "error"}')
     assert fleet("apply", inventory=copy).returncode == 0
