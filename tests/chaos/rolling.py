@@ -19,7 +19,7 @@ from deploy.procedures.apply import apply as apply_fleet
 from deploy.procedures.roll import run as rolls
 from deploy.procedures.roll.journal import path_of
 from deploy.procedures.session import session
-from tests.chaos.failover import the_fleet
+from tests.chaos.failover import settled, the_fleet
 from tests.chaos.support import INVENTORY, ROOT, altered, apply, fleet, on
 
 UNITS = {
@@ -65,6 +65,19 @@ def paid(folder_: Path) -> None:
     assert code == 0, report
 
 
+@contextmanager
+def owing(folder_: Path, change: str) -> Iterator[Path]:
+    """A copy of the inventory with a change that owes restarts, applied; in the end nothing of it is left."""
+    settled()
+    copy = altered(folder_, change)
+    done = fleet("apply", inventory=copy)
+    assert done.returncode == 0, done.stdout + done.stderr
+    yield copy
+    none_left(copy)
+    paid(folder_)
+    settled()
+
+
 def lines(copy: str | Path = INVENTORY) -> list[dict[str, Any]]:
     """The journal of the last roll."""
     return [json.loads(line) for line in path_of(folder(str(copy))).read_text().splitlines()]
@@ -100,14 +113,31 @@ def killed_at(copy: str | Path, number: int, *words: str) -> bool:
     """Start a roll and kill it (-9) as soon as the journal has `number` lines; False if it was over before."""
     path = path_of(folder(str(copy)))
     path.unlink(missing_ok=True)
+    return _killed_when(lambda: path.exists() and path.read_bytes().count(b"\n") >= number, copy, *words) is None
+
+
+def killed_at_its_second_step(copy: str | Path, *words: str) -> int | None:
+    """Start a roll, or go on with one, and kill it (-9) as soon as it has written its second step down: it has taken
+    one. None; or its exit code, if it ended before.
+    """
+    path = path_of(folder(str(copy)))
+
+    def steps() -> int:
+        return path.read_bytes().count(b'"event": "take"') if path.exists() else 0
+
+    before = steps() if "--resume" in words else 0
+    return _killed_when(lambda: steps() >= before + 2, copy, *words)
+
+
+def _killed_when(true: Callable[[], bool], copy: str | Path, *words: str) -> int | None:
     process = subprocess.Popen(
         [str(ROOT / "fleet"), "roll", str(copy), *words], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
-    while process.poll() is None:
-        if path.exists() and path.read_bytes().count(b"\n") >= number:
+    while (code := process.poll()) is None:
+        if true():
             process.kill()
             process.wait()
-            return True
+            return None
         time.sleep(0.005)
-    return False
+    return code

@@ -6,18 +6,24 @@ With one repeat a few steps are taken; with more (`make chaos`), all of them.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from deploy.procedures.roll.journal import path_of
-from tests.chaos.failover import settled
-from tests.chaos.rolling import killed_at, lines, none_left, paid, roll, started
-from tests.chaos.support import REPEATS, altered, fleet, on
+from tests.chaos import results
+from tests.chaos.failover import arrived, database, fresh_table, load, sql, the_fleet, visiting
+from tests.chaos.load import TABLE
+from tests.chaos.rolling import killed_at, killed_at_its_second_step, lines, owing, roll, started
+from tests.chaos.support import REPEATS, fleet, on
+from tests.chaos.test_redis_failover import missing
+from tests.chaos.watching import watching
 
 CHANGE = """
 base = {"service_nofile": 12288}
+frontend = frontend | {"rate_limit": 100000}
 roll = {"canary_seconds": 2, "read_interval": 0.3}
 """
 SERVICES = ("sentinel", "redis", "rabbitmq", "mysql")
@@ -28,13 +34,8 @@ STEPS = range(2, 100) if REPEATS > 1 else (6, 12)
 
 @pytest.fixture
 def changed(tmp_path: Path) -> Iterator[Path]:
-    settled()
-    copy = altered(tmp_path, CHANGE)
-    assert fleet("apply", inventory=copy).returncode == 0
-    yield copy
-    none_left(copy)
-    paid(tmp_path)
-    settled()
+    with owing(tmp_path, CHANGE) as copy:
+        yield copy
 
 
 def limits() -> dict[str, str]:
@@ -72,6 +73,40 @@ def test_abort(changed: Path, service: str, number: int) -> None:
     assert limits() == before
     assert fleet("status", "--wait", "30").returncode == 0
     leftovers()
+
+
+def test_each_controller_dies_after_one_step_and_nobody_notices(changed: Path) -> None:
+    """A roll of everything, each step of which was written down by a controller that died on it."""
+    fresh_table()
+    before = started()
+    words: tuple[str, ...] = ()
+    deaths = 0
+    with load("web1", "deaths") as running, visiting("web1") as visits, watching(the_fleet()) as watch:
+        begun = time.time()
+        while (code := killed_at_its_second_step(changed, *words)) is None:
+            words = ("--resume",)
+            deaths += 1
+        until = time.time()
+    assert code == 0
+    taken = [line["words"] for line in lines(changed) if line["event"] == "take"]
+    assert deaths >= len(set(taken)) - 1
+    assert {who for who, what in started().items() if what == before[who]} == set(), "not restarted"
+    assert fleet("plan", inventory=changed).returncode == 0
+    assert fleet("status", "--wait", "30").returncode == 0
+    leftovers()
+    ledgers = running.end()
+    arrived_there = arrived("data1", ledgers["messages"].ids())
+    lost = {
+        "sessions": missing(set(ledgers["sessions"].kept), "sessions"),
+        "messages": ledgers["messages"].ids() - arrived_there,
+        "rows": ledgers["rows"].ids() - set(sql(database(), f"SELECT id FROM {TABLE}")),
+    }
+    for kind, ledger in ledgers.items():
+        results.note("a roll whose controllers all die", **{f"seconds_without_{kind}": ledger.gap(begun, until)})
+    results.note("a roll whose controllers all die", deaths=deaths, seconds=until - begun)
+    assert lost == {"sessions": set(), "messages": set(), "rows": set()}
+    assert {kind: one.failed[:3] for kind, one in visits.items() if one.failed} == {}
+    assert {service: out for service, out in watch.out.items() if len(out) > 1} == {}
 
 
 def steps(copy: Path) -> list[dict[str, str]]:

@@ -23,10 +23,10 @@ from deploy.procedures.roll import taking
 from deploy.procedures.roll.order import Action, Debt, Deed
 from deploy.procedures.roll.run import Options, Rolled
 from tests.chaos import faults, results
-from tests.chaos.failover import database, eventually, fresh_table, load, primary, redis, settled, sql, the_fleet
+from tests.chaos.failover import database, eventually, fresh_table, load, primary, redis, sql, the_fleet
 from tests.chaos.load import TABLE
-from tests.chaos.rolling import none_left, paid, rolled, started
-from tests.chaos.support import altered, fleet, on
+from tests.chaos.rolling import owing, rolled, started
+from tests.chaos.support import on
 from tests.chaos.watching import Watch, watching
 
 pytestmark = pytest.mark.thorough
@@ -41,13 +41,8 @@ roll = {"canary_seconds": 1, "read_interval": 0.3, "reads": 2, "before_seconds":
 
 @pytest.fixture
 def changed(tmp_path: Path) -> Iterator[Path]:
-    settled()
-    copy = altered(tmp_path, CHANGE)
-    assert fleet("apply", inventory=copy).returncode == 0
-    yield copy
-    none_left(copy)
-    paid(tmp_path)
-    settled()
+    with owing(tmp_path, CHANGE) as copy:
+        yield copy
 
 
 def last_of(leader: str) -> str:

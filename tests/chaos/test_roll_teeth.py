@@ -14,9 +14,9 @@ from deploy.model.catalog import SERVICES
 from deploy.procedures.roll.journal import path_of
 from deploy.procedures.roll.run import Options
 from tests.chaos import faults, results
-from tests.chaos.failover import eventually, load, primary, redis, settled
-from tests.chaos.rolling import lines, none_left, paid, rolled, started
-from tests.chaos.support import ROOT, altered, fleet
+from tests.chaos.failover import eventually, load, primary, redis
+from tests.chaos.rolling import lines, owing, rolled, started
+from tests.chaos.support import ROOT
 from tests.chaos.test_redis_failover import missing
 
 CACHE = SERVICES["redis"].port("cache").number
@@ -30,13 +30,8 @@ roll = {"canary_seconds": 3, "read_interval": 0.3, "before_seconds": 10}
 
 @pytest.fixture
 def changed(tmp_path: Path) -> Iterator[Path]:
-    settled()
-    copy = altered(tmp_path, CHANGE)
-    assert fleet("apply", inventory=copy).returncode == 0
-    yield copy
-    none_left(copy)
-    paid(tmp_path)
-    settled()
+    with owing(tmp_path, CHANGE) as copy:
+        yield copy
 
 
 @pytest.mark.thorough
