@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import lab
-from deploy.converge import shell
+from deploy.converge import apt, shell
 from deploy.converge.inventory import folder
 from deploy.converge.step import Step
 from deploy.model.resources import Package, StepClass
@@ -213,7 +213,9 @@ def test_apt_locked_by_another_for_a_while() -> None:
 
 def test_apt_locked_by_another_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same shell with less patience: it names the holder, and nothing is installed."""
-    monkeypatch.setattr(shell, "APT_LOCK_SECONDS", 2)
+    hasty = apt.APT.replace(f"patience={apt.APT_LOCK_SECONDS}", "patience=2")
+    assert hasty != apt.APT
+    monkeypatch.setattr(shell, "APT", hasty)
     package = Package(name="hello")
     step = Step(host="mon1", resource=package, step=StepClass.CREATE, summary="install", script=shell.install(package))
     with apt_locked("mon1", 60):
