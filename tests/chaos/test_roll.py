@@ -129,7 +129,7 @@ def test_a_hot_parameter_is_everywhere_within_seconds(service: str, turn: int, t
 
 
 def test_the_journal_has_each_step_before_it_is_taken(tmp_path: Path) -> None:
-    copy = altered(tmp_path, 'gitserver = {"log_level": "error"}')
+    copy = altered(tmp_path, 'gitserver = {"log_level": "error"}\nroll = {"canary_seconds": 2, "read_interval": 0.3}')
     assert fleet("apply", inventory=copy).returncode == 0
     code, report = roll(copy, "--service", "gitserver")
     assert code == 0, report
