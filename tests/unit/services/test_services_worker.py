@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pika.exceptions  # type: ignore[import-untyped]
@@ -12,9 +12,16 @@ import pytest
 from omegaup_services.config import Backoff, Rabbitmq
 from omegaup_services.database import DatabaseDown
 from omegaup_services.schema import Secret
+from omegaup_services.worker.certificates import certificates
 from omegaup_services.worker.consumer import Consumer, Invalid, NotNow
-from omegaup_services.worker.handlers import certificates, logged
-from omegaup_services.worker.messages import CertificateRequest, certificate_request
+from omegaup_services.worker.messages import (
+    AnalyticsEvent,
+    CertificateRequest,
+    MailRequest,
+    analytics_event,
+    certificate_request,
+    mail_request,
+)
 
 MESSAGE: dict[str, Any] = {  # the specification's own example
     "type": "generate_certificates",
@@ -60,6 +67,9 @@ def test_the_specifications_message_is_understood() -> None:
         body(ranking=[{"username": "", "place": 1}]),
         body(ranking=[{"username": "a", "place": 0}]),
         body(ranking=[{"username": "\ud800", "place": 1}]),
+        body(ranking=[{"username": "a\nb", "place": 1}]),
+        body(ranking=[{"username": "a ", "place": 1}]),
+        body(ranking=[{"username": "\u202eana", "place": 1}]),
         body(ranking=[{"username": "a", "place": 1}, {"username": "a", "place": 2}]),
         json.dumps({key: MESSAGE[key] for key in MESSAGE if key != "timestamp"}).encode(),
     ],
@@ -69,6 +79,10 @@ def test_anything_else_is_invalid(bad: bytes) -> None:
         certificate_request(bad)
 
 
+def breathe() -> None:
+    return None
+
+
 class Saved:
     """A certificate store that fails as often as told."""
 
@@ -76,7 +90,7 @@ class Saved:
         self.failures = failures
         self.requests: list[CertificateRequest] = []
 
-    def save(self, request: CertificateRequest) -> int:
+    def save(self, request: CertificateRequest, breathe: Callable[[], None]) -> int:
         if self.failures:
             self.failures -= 1
             raise DatabaseDown("Can't connect (2003)")
@@ -88,15 +102,55 @@ def test_database_away_means_later_and_not_never() -> None:
     store = Saved(failures=1)
     handle = certificates(store)
     with pytest.raises(NotNow, match="2003"):
-        handle(body())
-    handle(body())
+        handle(body(), breathe)
+    handle(body(), breathe)
     assert len(store.requests) == 1
 
 
-def test_other_queues_want_a_type() -> None:
-    logged("AnalyticsQueue")(b'{"type": "visit"}')
+EVENT: dict[str, Any] = {"type": "visit", "event_id": "e1", "timestamp": 1704067200}
+MAIL: dict[str, Any] = {**EVENT, "type": "email", "to": "ana@example.org", "subject": "Hola", "body": "ñ"}
+
+
+def test_events_and_mails_are_understood() -> None:
+    assert analytics_event(json.dumps(EVENT).encode()) == AnalyticsEvent("e1", "visit", 1704067200)
+    request = mail_request(json.dumps(MAIL).encode())
+    assert request == MailRequest("e1", "ana@example.org", "Hola", "ñ", 1704067200)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"event_id": ""},
+        {"event_id": "a b"},
+        {"event_id": "e" * 65},
+        {"timestamp": -1},
+        {"timestamp": 10**12},
+        {"type": 1},
+        {"more": 1},
+    ],
+)
+def test_events_and_mails_that_are_none(change: dict[str, Any]) -> None:
     with pytest.raises(Invalid):
-        logged("AnalyticsQueue")(b"{}")
+        analytics_event(json.dumps({**EVENT, **change}).encode())
+    with pytest.raises(Invalid):
+        mail_request(json.dumps({**MAIL, **change}).encode())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"to": "ana"},
+        {"to": "ana@example.org, bea@example.org"},
+        {"to": "ana@example.org\r\nBcc: bea@example.org"},
+        {"subject": ""},
+        {"subject": "a\nBcc: bea@example.org"},
+        {"body": None},
+        {"body": "x" * 70_000},
+    ],
+)
+def test_mails_that_are_none(change: dict[str, Any]) -> None:
+    with pytest.raises(Invalid):
+        mail_request(json.dumps({**MAIL, **change}).encode())
 
 
 class Method:
@@ -112,6 +166,8 @@ class Broker:
         self.log: list[tuple[str, int]] = []
         self.connections = 0
         self.refuse = 0
+        self.dead: list[str] = []
+        self.dead_letters = True
         self.is_open = True
 
     def connect(self, _: Any) -> Broker:
@@ -140,6 +196,15 @@ class Broker:
 
     def sleep(self, _: float) -> None:
         self.log.append(("sleep", 0))
+
+    def confirm_delivery(self) -> None:
+        return None
+
+    def basic_publish(self, exchange: str, key: str, _: bytes, properties: Any, mandatory: bool) -> None:
+        if not self.dead_letters:
+            raise pika.exceptions.ChannelClosedByBroker(403, "no permission")
+        assert (exchange, key, mandatory, properties.delivery_mode) == ("dead-letters", "ContestQueue", True, 2)
+        self.dead.append(properties.headers["x-reason"])
 
     def basic_ack(self, tag: int) -> None:
         del self.left[tag]
@@ -183,7 +248,8 @@ def consume(broker: Broker, handle: Any, monkeypatch: pytest.MonkeyPatch, connec
 def test_done_is_acknowledged_and_invalid_dead_lettered(monkeypatch: pytest.MonkeyPatch) -> None:
     broker, store = Broker(body(), b"nonsense", body(contest_id=7)), Saved()
     consume(broker, certificates(store), monkeypatch)
-    assert broker.log == [("ack", 1), ("reject", 2), ("ack", 3)]
+    assert broker.log == [("ack", 1), ("ack", 2), ("ack", 3)]
+    assert broker.dead == ["not JSON"]
     assert [request.contest_id for request in store.requests] == [123, 7]
 
 
@@ -194,13 +260,21 @@ def test_message_is_held_while_the_database_is_away(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_fault_of_ours_dead_letters_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    def handle(message: bytes) -> None:
+    def handle(message: bytes, _: Callable[[], None]) -> None:
         if message == b"1":
-            raise ZeroDivisionError
+            raise ZeroDivisionError("by zero")
 
     broker = Broker(b"1", b"2")
     consume(broker, handle, monkeypatch)
-    assert broker.log == [("reject", 1), ("ack", 2)]
+    assert broker.log == [("ack", 1), ("ack", 2)]
+    assert broker.dead == ["handler failed: ZeroDivisionError: by zero"]
+
+
+def test_what_the_dead_letters_do_not_take_from_us_they_take_from_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = Broker(b"nonsense")
+    broker.dead_letters = False
+    consume(broker, certificates(Saved()), monkeypatch)
+    assert broker.log == [("reject", 1)]
 
 
 def test_it_comes_back_when_the_broker_does_or_cancels(monkeypatch: pytest.MonkeyPatch) -> None:
