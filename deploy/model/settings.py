@@ -198,8 +198,10 @@ class Rabbitmq(Section):
     consumer_timeout: Span = setting(
         1800.0, "Longest time for an acknowledgement", applies="restart", unit="seconds", ge=60
     )
+    # The broker counts the death of a worker, a member or a connection like a fault of the message. In a bad hour one
+    # message may have some of them; only one that kills whoever takes it has twenty (what RabbitMQ 4 does by itself).
     delivery_limit: int = setting(
-        5, "Redeliveries before a message goes to the dead letters", applies="hot", ge=1, le=1000
+        20, "Redeliveries before a message goes to the dead letters", applies="hot", ge=1, le=1000
     )
 
 
@@ -278,7 +280,10 @@ class Runner(Backend):
 
 
 class Worker(Backend):
-    prefetch: int = setting(10, "Messages in hand at a time", applies="restart", ge=1, le=1000)
+    prefetch: int = setting(
+        10, "Statistics that the worker has in hand at a time; of certificates and mails, which take longer, it is one",
+        applies="restart", ge=1, le=1000,
+    )  # fmt: skip
     mysql_pool: int = setting(1, "Database connections of each worker", applies="restart", ge=1, le=16)
     mail_relay: HostName = setting(
         "localhost", "The mail server that takes notifications; they wait in the queue while it is away",

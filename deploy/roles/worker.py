@@ -26,6 +26,9 @@ QUEUE_TOOL_FILE = QUEUE_TOOL.split()[-1]
 """What `fleet queue` runs on a worker's host, as root."""
 
 MAIL_QUEUE = WORKERS["notifications"]
+PROMPT = frozenset({WORKERS["analytics"]})
+"""Queues whose messages take milliseconds, so that prefetching is worth it. With the others it would save nothing, and
+the death of a worker would count against all that it had prefetched (`rabbitmq.delivery_limit`)."""
 
 INSTANCES = Query(
     "workers",
@@ -59,7 +62,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
             "rabbitmq": backend.rabbitmq(ctx),
             "mysql": backend.mysql(ctx, "mysql/worker", "worker", settings.mysql_pool),
             "dead_letters": DEAD_LETTERS,
-            "prefetch": settings.prefetch,
+            "prefetch": settings.prefetch if queue in PROMPT else 1,
             "metrics": {"host": "127.0.0.1", "port": SERVICES["worker"].port(name).number},
             "log": backend.log(settings.log_level),
         }

@@ -246,7 +246,7 @@ class WorkerConfig:
     mysql: Mysql
     mail: Mail | None = None
     dead_letters: str = "dead-letters"
-    prefetch: int = limits(1, 10_000, 10)
+    prefetch: int = limits(1, 10_000, 1)
     metrics: Listen | None = None
     backoff: Backoff = field(default_factory=lambda: Backoff(max_seconds=30.0))
     log: Log = field(default_factory=Log)

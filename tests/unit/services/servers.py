@@ -22,6 +22,7 @@ import pymysql
 import pytest
 
 from deploy.model.catalog import DEAD_LETTERS, QUEUES
+from deploy.model.settings import Rabbitmq as RabbitmqSettings
 from deploy.roles.rabbitmq_topology import dead
 from tests.unit.frontend.fakes import HOST, Mariadb, free_port, stop, wait_for_port
 from tests.unit.services.support import SERVICES, environment
@@ -29,6 +30,8 @@ from tests.unit.services.support import SERVICES, environment
 SYSTEM_PYTHON = "/usr/bin/python3"
 """Debian's own: only it has Pango and cairo."""
 PASSWORD = "db-secret"
+DELIVERY_LIMIT = RabbitmqSettings().delivery_limit
+MAIN = "from omegaup_services.worker.app import main; main()"
 
 
 def need(*programs: str) -> None:
@@ -108,7 +111,7 @@ class Rabbitmq:
             for queue in QUEUES:
                 channel.exchange_declare(queue.exchange, "direct", durable=True)
                 quorum = {"x-queue-type": "quorum"}
-                limits = {"x-dead-letter-exchange": DEAD_LETTERS, "x-delivery-limit": 5}
+                limits = {"x-dead-letter-exchange": DEAD_LETTERS, "x-delivery-limit": DELIVERY_LIMIT}
                 channel.queue_declare(dead(queue.name), durable=True, arguments=quorum)
                 channel.queue_bind(dead(queue.name), DEAD_LETTERS, queue.name)
                 channel.queue_declare(queue.name, durable=True, arguments={**quorum, **limits})
@@ -156,9 +159,12 @@ class Database:
 
 
 class Worker:
-    """`omegaup-worker` on one queue, as systemd would start it again whenever it ends."""
+    """`omegaup-worker` on one queue, as systemd would start it again whenever it ends. `code`: what runs instead."""
 
-    def __init__(self, directory: Path, queue: str, broker: Rabbitmq, database: Mariadb, **more: Any) -> None:
+    def __init__(
+        self, directory: Path, queue: str, broker: Rabbitmq, database: Mariadb, code: str = MAIN, **more: Any
+    ) -> None:
+        self._code = code
         directory.mkdir(parents=True, exist_ok=True)
         config = {
             "queue": queue,
@@ -178,8 +184,7 @@ class Worker:
         packages = Path(pika.__file__).parents[1]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [SYSTEM_PYTHON, "-c", "from omegaup_services.worker.app import main; main()",
-                 "--config", str(self.config)],
+                [SYSTEM_PYTHON, "-c", self._code, "--config", str(self.config)],
                 env=environment(PYTHONPATH=f"{SERVICES}:{packages}"), stdout=log, stderr=log,
             )  # fmt: skip
 

@@ -53,7 +53,7 @@ def test_smallest_configurations_have_the_documented_defaults(tmp_path: Path) ->
     runner = {"listen": {"port": 6060}, "tls": TLS, "name": "r1", "grader": {"url": "https://grader:11302"}}
     assert load(RunnerConfig, runner, tmp_path).judge == "noop"
     worker = {"queue": "ContestQueue", "rabbitmq": RABBITMQ, "mysql": MYSQL}
-    assert load(WorkerConfig, worker, tmp_path).prefetch == 10
+    assert load(WorkerConfig, worker, tmp_path).prefetch == 1
 
 
 @pytest.mark.parametrize(

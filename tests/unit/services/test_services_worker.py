@@ -9,11 +9,12 @@ from typing import Any
 
 import pika.exceptions  # type: ignore[import-untyped]
 import pytest
-from omegaup_services.config import Backoff, Rabbitmq
+from omegaup_services.config import Backoff, Mysql, Rabbitmq
 from omegaup_services.database import DatabaseDown
 from omegaup_services.schema import Secret
 from omegaup_services.worker.certificates import certificates
 from omegaup_services.worker.consumer import Consumer, Invalid, NotNow
+from omegaup_services.worker.mail import MysqlMails
 from omegaup_services.worker.messages import (
     AnalyticsEvent,
     CertificateRequest,
@@ -32,6 +33,38 @@ MESSAGE: dict[str, Any] = {  # the specification's own example
 }
 RABBITMQ = Rabbitmq(host="127.0.0.1", user="u", password=Secret("p"))
 BACKOFF = Backoff(initial_seconds=0.01, max_seconds=0.02)
+
+
+class Cursor:
+    """Executes nothing."""
+
+    def __enter__(self) -> Cursor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def execute(self, *_: object) -> None:
+        return None
+
+
+class Commits:
+    """Stands in for a session: its transactions are rolled back, at the commit, as often as told."""
+
+    failures = 0
+
+    def __init__(self, _: Any) -> None:
+        self.done = 0
+
+    def cursor(self) -> Cursor:
+        return Cursor()
+
+    def run(self, work: Callable[[Any], bool]) -> bool:
+        result = work(self)
+        if self.done < self.failures:
+            self.done += 1
+            raise DatabaseDown("Lost connection (2013)")
+        return result
 
 
 def body(**change: Any) -> bytes:
@@ -117,6 +150,23 @@ def test_events_and_mails_are_understood() -> None:
     assert request == MailRequest("e1", "ana@example.org", "Hola", "ñ", 1704067200)
 
 
+def test_a_mail_is_sent_twice_only_by_a_process_that_does_not_know_of_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("omegaup_services.worker.mail.Session", Commits)
+    monkeypatch.setattr(Commits, "failures", 1)
+    request, sent = mail_request(json.dumps(MAIL).encode()), []
+    mysql = Mysql(host="127.0.0.1", user="u", password=Secret("p"))
+    first = MysqlMails(mysql)
+    with pytest.raises(DatabaseDown):
+        first.once(request, lambda: sent.append("first"))
+    assert first.once(request, lambda: sent.append("first again"))
+    assert sent == ["first"], "the commit failed, not the mail"
+    monkeypatch.setattr(Commits, "failures", 0)
+    MysqlMails(mysql).once(request, lambda: sent.append("another process"))
+    assert sent == ["first", "another process"], "which nothing but the commit could have told"
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -154,8 +204,9 @@ def test_mails_that_are_none(change: dict[str, Any]) -> None:
 
 
 class Method:
-    def __init__(self, tag: int) -> None:
+    def __init__(self, tag: int, redelivered: bool = False) -> None:
         self.delivery_tag = tag
+        self.redelivered = redelivered
 
 
 class Broker:
@@ -163,6 +214,8 @@ class Broker:
 
     def __init__(self, *messages: bytes) -> None:
         self.left = dict(enumerate(messages, 1))
+        self.redelivered: set[int] = set()
+        self.singly: list[int] = []
         self.log: list[tuple[str, int]] = []
         self.connections = 0
         self.refuse = 0
@@ -186,6 +239,13 @@ class Broker:
 
     def basic_qos(self, prefetch_count: int) -> None:
         self.prefetch = prefetch_count
+
+    def basic_get(self, _: str) -> tuple[Method | None, None, bytes | None]:
+        if not self.left:
+            return (None, None, None)
+        tag = next(iter(self.left))
+        self.singly.append(tag)
+        return Method(tag, tag in self.redelivered), None, self.left[tag]
 
     def consume(self, _: str, inactivity_timeout: float) -> Iterator[tuple[Method | None, None, bytes | None]]:
         nothing = (None, None, None)
@@ -223,7 +283,9 @@ class Broker:
         return None
 
 
-def consume(broker: Broker, handle: Any, monkeypatch: pytest.MonkeyPatch, connections: int = 1) -> list[str]:
+def consume(
+    broker: Broker, handle: Any, monkeypatch: pytest.MonkeyPatch, connections: int = 1, prefetch: int = 1
+) -> list[str]:
     """Run a consumer until the broker's n-th connection ends; what systemd would have heard."""
     heard: list[str] = []
 
@@ -236,8 +298,9 @@ def consume(broker: Broker, handle: Any, monkeypatch: pytest.MonkeyPatch, connec
     idle: list[int] = []
     monkeypatch.setattr("pika.BlockingConnection", broker.connect)
     it = Consumer(
-        RABBITMQ, "ContestQueue", handle, backoff=BACKOFF, on_consuming=lambda: heard.append("ready"), on_tick=tick
-    )
+        RABBITMQ, "ContestQueue", handle, prefetch=prefetch, backoff=BACKOFF,
+        on_consuming=lambda: heard.append("ready"), on_tick=tick,
+    )  # fmt: skip
     thread = threading.Thread(target=it.run)
     thread.start()
     thread.join(10)
@@ -275,6 +338,26 @@ def test_what_the_dead_letters_do_not_take_from_us_they_take_from_the_broker(mon
     broker.dead_letters = False
     consume(broker, certificates(Saved()), monkeypatch)
     assert broker.log == [("reject", 1)]
+
+
+def test_what_was_delivered_before_is_taken_one_by_one_before_anything_is_prefetched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the one among them that kills its consumer would take the others to the delivery limit with it."""
+    broker = Broker(b"1", b"2", b"3", b"4")
+    broker.redelivered = {1, 2}
+    heard = consume(broker, lambda *_: None, monkeypatch, prefetch=10)
+    assert broker.prefetch == 10
+    assert broker.singly == [1, 2, 3]
+    assert broker.log == [("ack", tag) for tag in range(1, 5)]
+    assert heard[0] == "ready"
+
+
+def test_with_a_prefetch_of_one_there_is_nothing_to_take_care_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = Broker(b"1", b"2")
+    broker.redelivered = {1, 2}
+    consume(broker, lambda *_: None, monkeypatch)
+    assert (broker.prefetch, broker.singly) == (1, [])
 
 
 def test_it_comes_back_when_the_broker_does_or_cancels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,18 +10,36 @@ import re
 import subprocess
 import sys
 import tempfile
+import types
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaup_services.config import Mysql
+from omegaup_services.schema import Secret
+from omegaup_services.worker.certificates import MysqlCertificates
+from omegaup_services.worker.messages import certificate_request
 
 from deploy.roles.mysql_access import WORK, WORKER_TABLES
 from deploy.roles.rabbitmq_topology import dead
 from tests.unit.frontend.fakes import HOST, Mariadb
-from tests.unit.services.servers import Database, Mailbox, Rabbitmq, Worker, eventually, need, need_pdf
+from tests.unit.services.servers import (
+    DELIVERY_LIMIT,
+    MAIN,
+    PASSWORD,
+    Database,
+    Mailbox,
+    Rabbitmq,
+    Worker,
+    eventually,
+    need,
+    need_pdf,
+)
 from tests.unit.services.support import SERVICES, environment
 
 FILES = "FROM Certificates JOIN Certificate_Files USING (certificate_id)"
@@ -134,6 +152,29 @@ def test_certificates_once_and_only_once_whatever_is_killed(workers: Any, broker
         opens(username, place, contest, code, pdf)
     [(properties, body)] = broker.taken(dead(CONTEST))
     assert (body, properties.headers["x-reason"]) == (b"poison", "not JSON")
+
+
+def test_workers_that_record_the_same_contests_do_not_deadlock(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four at once, each contest by each of them, and neighbouring ones at the same time."""
+    drawn = types.ModuleType("pdf")
+    vars(drawn)["Certificate"] = lambda *about: about  # the real one needs Pango
+    monkeypatch.setitem(sys.modules, "omegaup_services.worker.pdf", drawn)
+    mysql = Mysql(host=HOST, port=database.server.port, user="worker", password=Secret(PASSWORD))
+    requests = [certificate_request(json.dumps(order(contest)).encode()) for contest in range(5000, 5040)]
+
+    def record(number: int) -> int:
+        store = MysqlCertificates(mysql, lambda about: repr(about).encode())
+        mine = [one for at in range(0, 40, 4) for one in random.Random(number + at).sample(requests[at : at + 4], 4)]
+        return sum(store.save(request, lambda: None) for request in mine)
+
+    deadlocks = database.rows("SHOW GLOBAL STATUS LIKE 'Innodb_deadlocks'")
+    with ThreadPoolExecutor(4) as pool:
+        created = list(pool.map(record, range(4)))
+    assert database.rows("SHOW GLOBAL STATUS LIKE 'Innodb_deadlocks'") == deadlocks
+    assert sum(created) == 40 * len(NAMES)
+    assert database.rows(f"SELECT COUNT(*) {FILES} WHERE contest_id BETWEEN 5000 AND 5039") == [(40 * len(NAMES),)]
 
 
 def test_names_in_any_script_are_readable(workers: Any, broker: Rabbitmq, database: Database) -> None:
@@ -277,11 +318,47 @@ def test_each_event_counts_once(workers: Any, broker: Rabbitmq, database: Databa
             database.server.start()
     eventually("nothing waits", lambda: broker.waiting(ANALYTICS) == 0, 40)
     assert worker.stop() == 0
-    counted = {(str(day), kind): n for day, kind, n in database.rows("SELECT day, type, events FROM Analytics_Daily")}
+    counted = {
+        (str(day), kind): n
+        for day, kind, n in database.rows("SELECT day, type, events FROM Analytics_Daily WHERE type != 'beside'")
+    }
     assert counted == Counter(
         ("2024-01-02" if one["timestamp"] == days[2] else "2024-01-01", one["type"]) for one in events
     )
     assert broker.taken(dead(ANALYTICS)) == []
+
+
+DEADLY = """
+import os
+from omegaup_services.worker import analytics
+understood = analytics.analytics_event
+def event(body):
+    if b"deadly" in body:
+        os._exit(9)
+    return understood(body)
+analytics.analytics_event = event
+"""
+
+
+def test_only_what_kills_its_worker_comes_to_the_delivery_limit(
+    workers: Any, broker: Rabbitmq, database: Database
+) -> None:
+    """And not what was prefetched beside it."""
+    events = [{"type": "beside", "event_id": f"beside{n}", "timestamp": 0} for n in range(60)]
+    broker.publish(ANALYTICS, *events[:30], b"deadly", *events[30:])
+    worker = workers(ANALYTICS, prefetch=10, code=DEADLY + MAIN)
+    deaths = 0
+    while broker.waiting(dead(ANALYTICS)) == 0:
+        with suppress(subprocess.TimeoutExpired):
+            assert worker.process.wait(1) == 9
+            deaths += 1
+            assert deaths <= DELIVERY_LIMIT + 2
+            worker.start()
+    eventually("nothing waits", lambda: broker.waiting(ANALYTICS) == 0)
+    assert worker.stop() == 0
+    assert deaths > DELIVERY_LIMIT
+    assert database.rows("SELECT events FROM Analytics_Daily WHERE type = 'beside'") == [(len(events),)]
+    assert [body for _, body in broker.taken(dead(ANALYTICS))] == [b"deadly"]
 
 
 def tool(tmp_path: Path, broker: Rabbitmq, *words: str) -> Any:

@@ -56,7 +56,9 @@ class MysqlCertificates:
     """Store over tables Certificates and Certificate_Files (sql/)."""
 
     def __init__(self, config: Mysql, render: Render) -> None:
-        self._session = Session(config)
+        # At the default level, reading rows that are not there yet for update locks the gaps where they would be: two
+        # workers both get them, and then each waits for the other to insert. At this level only rows are locked.
+        self._session = Session(config, isolation="READ COMMITTED")
         self._render = render
 
     def save(self, request: CertificateRequest, breathe: Callable[[], None]) -> int:
@@ -68,7 +70,8 @@ class MysqlCertificates:
 
 
 def _parts(ranking: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
-    # In one order for every message: two workers that record the same contest wait for one another, not crosswise.
+    # In one order for every message, the unique key's own: two workers that record the same contest wait for one
+    # another, not crosswise.
     ordered = sorted(ranking, key=lambda entry: entry.username)
     return (ordered[at : at + PART] for at in range(0, len(ordered), PART))
 
@@ -83,6 +86,8 @@ def _save(connection: Connection, request: CertificateRequest, part: Sequence[En
             if (row := known.get(entry.username)) is not None and row.message_time < request.timestamp
         ]
         if fresh:
+            # Another worker may be about to record the same ones: this waits for its end, and then fails on the unique
+            # key. The transaction is run again and finds what the other has left.
             # Not ON DUPLICATE KEY UPDATE: on the unlikely clash of two verification codes it would change another
             # person's row. A plain INSERT fails instead, and the transaction is run again with other codes.
             cursor.executemany(
@@ -107,12 +112,12 @@ def _save(connection: Connection, request: CertificateRequest, part: Sequence[En
 
 
 def _rows(cursor: Any, contest_id: int, entries: Sequence[Entry]) -> list[Row]:
-    """The entries that are recorded, locked until the transaction ends."""
+    """The entries that are recorded, locked in the order of their key until the transaction ends."""
     marks = ", ".join(["%s"] * len(entries))
     cursor.execute(
         "SELECT c.certificate_id, c.username, c.place, c.verification_code, c.message_time, f.certificate_id"  # noqa: S608
         " FROM Certificates c LEFT JOIN Certificate_Files f ON f.certificate_id = c.certificate_id"
-        f" WHERE c.contest_id = %s AND c.username IN ({marks}) FOR UPDATE",
+        f" WHERE c.contest_id = %s AND c.username IN ({marks}) ORDER BY c.username FOR UPDATE",
         (contest_id, *(entry.username for entry in entries)),
     )
     return [Row(row[0], row[1], row[2], row[3], row[4], row[5] is not None) for row in cursor.fetchall()]

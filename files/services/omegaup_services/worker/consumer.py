@@ -4,6 +4,11 @@ It declares nothing: exchange, queue and dead letters are the deployment's. A me
 cases: handled (acknowledged), Invalid (published to the dead letters with the reason in its headers, then
 acknowledged), or NotNow (held, and tried again with growing waits, while heartbeats go on; requeueing would use up its
 delivery limit).
+
+A quorum queue counts a delivery against each message that a consumer had when it died or closed, the prefetched ones as
+well. So that only what kills its consumer comes to the limit, and not what was next to it: a session takes what has
+been delivered before one by one, without any prefetch, and consumers whose messages take longer than some milliseconds
+have a prefetch of 1 altogether.
 """
 
 from __future__ import annotations
@@ -90,9 +95,10 @@ class Consumer:
         on_tick: Callable[[], None] = lambda: None,
         on_message: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`dead_letters`: the exchange that takes rejected messages, by the name of their queue. `on_consuming` is
-        called at each (re)start of consumption, `on_tick` about every second in any state, `on_message` with what
-        became of a message: done, rejected, failed (by a bug of ours) or waits.
+        """`prefetch`: more than 1 only where a message takes milliseconds. `dead_letters`: the exchange that takes
+        rejected messages, by the name of their queue. `on_consuming` is called at each (re)start of consumption,
+        `on_tick` about every second in any state, `on_message` with what became of a message: done, rejected, failed
+        (by a bug of ours) or waits.
 
         Raises ConfigError when the TLS files are unusable.
         """
@@ -141,12 +147,13 @@ class Consumer:
         try:
             channel = connection.channel()
             channel.basic_qos(prefetch_count=self._prefetch)
+            if self._prefetch > 1:
+                self._suspects(channel, delays)
+                if self._ending():
+                    return
             for method, properties, body in channel.consume(self._queue, inactivity_timeout=TICK_SECONDS):
-                if not self.consuming:
-                    self.consuming = True
-                    delays.reset()
-                    self._on_consuming()
-                if self._stop.is_set() or self._reconnect.is_set():
+                self._began(delays)
+                if self._ending():
                     break  # closing the channel returns what is not acknowledged, this message included
                 self._on_tick()
                 if method is not None:
@@ -156,6 +163,29 @@ class Consumer:
         finally:
             if connection.is_open:
                 connection.close()
+
+    def _suspects(self, channel: BlockingChannel, delays: Delays) -> None:
+        """Take one message at a time until there is one that was never delivered before, or none. What a consumer has
+        returned is at the head of a quorum queue.
+        """
+        while not self._ending():
+            method, properties, body = channel.basic_get(self._queue)
+            self._began(delays)
+            self._on_tick()
+            if method is None:
+                return
+            self._one(channel, method.delivery_tag, properties, body)
+            if not method.redelivered:
+                return
+
+    def _began(self, delays: Delays) -> None:
+        if not self.consuming:
+            self.consuming = True
+            delays.reset()
+            self._on_consuming()
+
+    def _ending(self) -> bool:
+        return self._stop.is_set() or self._reconnect.is_set()
 
     def _one(self, channel: BlockingChannel, tag: int, properties: Any, body: bytes) -> None:
         delays = Delays(self._backoff)

@@ -1,8 +1,13 @@
 """NotificationQueue: one mail for one event, handed to a relay.
 
 The row of the event is inserted first and committed once the relay has taken the mail, so that a second delivery of
-the event finds it, and one that comes at the same time waits for the first. Between the relay's word and the commit a
-mail may be sent twice only if this very process dies; both then have the same Message-ID.
+the event finds it, and one that comes at the same time waits for the first.
+
+What is promised: at least one mail for each event whose message was not dead-lettered, all of them with one Message-ID;
+and one only, however often the message comes, unless the relay had the mail and this was not recorded. That is so when
+the process or its host dies between the relay's 250 and the commit; when the 250 itself is lost on its way; when the
+commit fails and another worker gets the message before this one has tried again; when a failover of the database loses
+the commit. SMTP has nothing that would close this gap.
 """
 
 from __future__ import annotations
@@ -34,7 +39,7 @@ DUPLICATE_KEY = 1062
 
 class MailStore(Protocol):
     def once(self, request: MailRequest, send: Callable[[], None]) -> bool:
-        """Call `send` unless this event's mail was sent before; whether it was called. Raises DatabaseDown."""
+        """Call `send` unless this event's mail is known to have been sent; whether it is new. Raises DatabaseDown."""
 
 
 class MysqlMails:

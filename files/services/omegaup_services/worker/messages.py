@@ -52,7 +52,7 @@ class CertificateRequest:
 
 @dataclass(frozen=True)
 class MailRequest:
-    """`event_id`: the same event has the same, and gets one mail. `timestamp`: Unix seconds."""
+    """`event_id`: the same event has the same; it is what a mail is known by. `timestamp`: Unix seconds."""
 
     event_id: str
     to: str
