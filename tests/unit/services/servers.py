@@ -29,6 +29,8 @@ from tests.unit.services.support import SERVICES, environment
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 """Debian's own: only it has Pango and cairo."""
+BROKER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
+"""Not what is in Debian's path: that one becomes another user, to whom a test's directory is closed."""
 PASSWORD = "db-secret"
 DELIVERY_LIMIT = RabbitmqSettings().delivery_limit
 MAIN = "from omegaup_services.worker.app import main; main()"
@@ -71,7 +73,7 @@ class Rabbitmq:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            ["rabbitmq-server"], env=self._environment, stdout=self._log, stderr=self._log, start_new_session=True
+            [BROKER], env=self._environment, stdout=self._log, stderr=self._log, start_new_session=True
         )
         wait_for_port(self.port, self.process, 90)
         eventually("the broker takes clients", lambda: self._answers(), 30)

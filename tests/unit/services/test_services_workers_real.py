@@ -29,6 +29,7 @@ from deploy.roles.mysql_access import WORK, WORKER_TABLES
 from deploy.roles.rabbitmq_topology import dead
 from tests.unit.frontend.fakes import HOST, Mariadb
 from tests.unit.services.servers import (
+    BROKER,
     DELIVERY_LIMIT,
     MAIN,
     PASSWORD,
@@ -60,7 +61,7 @@ NAMES = (
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[Rabbitmq]:
-    need("rabbitmq-server", "epmd")
+    need(BROKER, "epmd")
     with tempfile.TemporaryDirectory(prefix="broker") as directory:
         server = Rabbitmq(Path(directory))
         yield server
