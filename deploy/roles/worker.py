@@ -1,7 +1,7 @@
 """Consumers of the queues: one instance of one unit for each queue, each with a configuration of its own.
 
-They serve nobody: a restart leaves their messages in
-the queue for the moment that it takes, so `apply` restarts them itself.
+They serve nobody: a restart leaves their messages in the queue for the moment that it takes, so `apply` restarts them
+itself.
 """
 
 from __future__ import annotations

@@ -244,7 +244,9 @@ def through(relay: Mailbox) -> dict[str, Any]:
     return {"mail": {"host": HOST, "port": relay.port, "sender": "noreply@omegaup.test", "timeout_seconds": 3}}
 
 
-def test_one_mail_for_one_event(workers: Any, broker: Rabbitmq, database: Database, mailbox: Mailbox) -> None:
+def test_one_mail_for_one_event_while_nobody_dies(
+    workers: Any, broker: Rabbitmq, database: Database, mailbox: Mailbox
+) -> None:
     events = [event() for _ in range(30)]
     for _ in range(3):
         broker.publish(MAIL, *events)

@@ -1,4 +1,4 @@
-"""NotificationQueue: one mail for one event, handed to a relay.
+"""NotificationQueue: mail about events, handed to a relay.
 
 The row of the event is inserted first and committed once the relay has taken the mail, so that a second delivery of
 the event finds it, and one that comes at the same time waits for the first.
