@@ -297,6 +297,9 @@ def test_workers_are_the_catalogs_and_only_one_knows_the_mail_relay() -> None:
         assert config["rabbitmq"]["user"] == "omegaup"
         # What it prefetches is counted against when it dies: not where messages take long.
         assert config["prefetch"] == (10 if name == "analytics" else 1)
+    # Five starts in ten seconds, systemd's default, would be fewer than a message has that kills its worker.
+    assert "[Unit]" in (unit := files(ctx)[worker.TEMPLATE].content)
+    assert "\nStartLimitIntervalSec=0\n" in unit.partition("[Service]")[0]
     tool = files(ctx)["/etc/fleet/queues.json"]
     assert (tool.owner, tool.group, tool.mode, tool.secret) == ("root", "root", 0o600, True)
     assert json.loads(tool.content)["rabbitmq"]["user"] == "operator"
