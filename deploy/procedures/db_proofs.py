@@ -192,9 +192,12 @@ def nobody_missing(found: Members, old: HostSpec, without: tuple[str, ...]) -> N
             missing[one.name] = "follows nobody"
     missing = {name: why for name, why in missing.items() if name not in {old.name, *without}}
     if missing:
+        # After a failover that came about, its own primary is what this one would replace.
+        leads = found.seen.get(old.name)
+        serves = f"; and {old.name} takes writes: there may be nothing to replace" if leads and leads.writable else ""
         raise FleetError(
             subject="mysql failover",
-            found=f"no answer of {', '.join(f'{name} ({why})' for name, why in missing.items())}",
+            found=f"no answer of {', '.join(f'{name} ({why})' for name, why in missing.items())}{serves}",
             expected="every replica: it may be the only one that has the last commits",
             hint="bring it back; or give up what only it may have: "
             + " ".join(f"--without {name}" for name in missing),
