@@ -22,7 +22,7 @@ from rich.markup import escape  # noqa: E402
 from deploy import view  # noqa: E402
 from deploy.converge.inventory import folder  # noqa: E402
 from deploy.converge.step import Step  # noqa: E402
-from deploy.errors import TRACE_VARIABLE, FleetError, FleetErrors, unforeseen  # noqa: E402
+from deploy.errors import TRACE_VARIABLE, FleetError, FleetErrors, each_of, unforeseen  # noqa: E402
 from deploy.model.fleet import Fleet, waivers  # noqa: E402
 from deploy.procedures import db  # noqa: E402
 from deploy.procedures.apply import apply as apply_fleet  # noqa: E402
@@ -72,10 +72,8 @@ def _reported(as_json: bool = False) -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
-        if isinstance(error, FleetErrors):
-            errors = error.errors
-        elif isinstance(error, FleetError):
-            errors = (error,)
+        if isinstance(error, FleetError | FleetErrors):
+            errors = each_of(error)
         elif os.environ.get(TRACE_VARIABLE):
             raise
         else:

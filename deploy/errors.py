@@ -87,6 +87,11 @@ class FleetErrors(Exception):
         super().__init__("\n".join(error.message() for error in self.errors))
 
 
+def each_of(error: FleetError | FleetErrors) -> tuple[FleetError, ...]:
+    """The one that it is, or those that it holds."""
+    return error.errors if isinstance(error, FleetErrors) else (error,)
+
+
 def unforeseen(error: Exception, host: str | None = None) -> FleetError:
     """What nobody has foreseen, as one message: where it came from, but not its text, which may hold a secret."""
     trace = error.__traceback__

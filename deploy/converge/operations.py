@@ -18,7 +18,7 @@ from pyinfra.api import FunctionCommand, Host, State, deploy, operation
 from pyinfra.api.command import PyinfraCommand
 
 from deploy.converge.engine import Run, phases, run_of, still_different
-from deploy.errors import FleetError, FleetErrors
+from deploy.errors import FleetError, FleetErrors, each_of
 from deploy.model.resources import Phase
 
 
@@ -64,7 +64,7 @@ def _act(state: State, host: Host, role: str, phase: int) -> bool:
 
 def _failed(run: Run, host: Host, error: FleetError | FleetErrors) -> bool:
     """Say it, and keep it for who asks the run what went wrong."""
-    for one in error.errors if isinstance(error, FleetErrors) else (error,):
+    for one in each_of(error):
         host.log_styled(one.message(), fg="red", log_func=logger.error)
         if one not in run.failures:
             run.failures.append(one)

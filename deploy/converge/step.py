@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from deploy.model.resources import Package, Parameter, Phase, Resource, StepClass, Unit
@@ -31,6 +32,11 @@ class Step:
     @property
     def phase(self) -> Phase:
         return self.resource.order
+
+
+def owed(steps: Iterable[Step]) -> set[str]:
+    """The units of a host that are owed a restart."""
+    return {unit for step in steps if step.pending for unit in units_of(step)}
 
 
 def units_of(step: Step) -> tuple[str, ...]:

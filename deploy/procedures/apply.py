@@ -12,7 +12,7 @@ from pyinfra.api.state import StateStage
 from deploy.converge import shell
 from deploy.converge.engine import Run, still_different
 from deploy.converge.operations import site
-from deploy.converge.step import Step, units_of
+from deploy.converge.step import Step, owed
 from deploy.converge.together import together
 from deploy.errors import FleetError
 from deploy.model.resources import File, Parameter
@@ -70,8 +70,7 @@ def _settle(run: Run) -> None:
             wrote[name] |= units
     done: dict[str, str] = {}
     for name, units in wrote.items():
-        owed = {unit for step in run.steps(name) if step.pending for unit in units_of(step)}
-        if proven := sorted(units - owed):
+        if proven := sorted(units - owed(run.steps(name))):
             done[name] = "\n".join(shell.forget_kept(unit) for unit in proven)
     together(done, lambda name: run.do(name, "settle", done[name], seconds=60, unseen=True))
 

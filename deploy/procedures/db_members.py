@@ -15,8 +15,9 @@ from deploy.converge.engine import Run
 from deploy.converge.inventory import connect_one, folder, load, open_keys
 from deploy.converge.together import together
 from deploy.errors import FleetError
+from deploy.roles import mysql_members
 from deploy.roles.mysql import ROLE_TOOL
-from deploy.roles.mysql_members import Member, member
+from deploy.roles.mysql_members import Member
 
 LOOK_SECONDS = 60
 """After which a host that hangs is as good as one that does not answer."""
@@ -29,6 +30,12 @@ class Members:
     run: Run
     seen: dict[str, Member]
     silent: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def looked_at(cls, run: Run, silent: dict[str, str] | None = None) -> Members:
+        """By the last look at each."""
+        seen = {one.name: one for one in mysql_members.members(run.fleet, run.snapshots)}
+        return cls(run, seen, {} if silent is None else silent)
 
     def connected(self, name: str) -> bool:
         """Whether the host at least lets the controller in."""
@@ -99,12 +106,7 @@ def members(name: str, identity: Path | None = None, lock_for: str | None = None
 
                 together(hosts, reach)
                 together(tuple(answers), look)
-                seen = {
-                    host.name: member(host.name, host.address, run.snapshots[host.name])
-                    for host in fleet.members("mysql")
-                    if host.name in run.snapshots
-                }
-                yield Members(run, seen, silent)
+                yield Members.looked_at(run, silent)
             finally:
                 for host in hosts.values():
                     if host.connected:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from deploy.errors import FleetError
-from deploy.model.fleet import Cluster, Context, Standing
+from deploy.model.fleet import Cluster, Context, Fleet, Standing
 from deploy.model.observed import Answer, Snapshot
 
 FILES_QUERY = "mysql-files"
@@ -51,6 +51,11 @@ def member(name: str, address: str, seen: Snapshot) -> Member:
     )  # fmt: skip
 
 
+def members(fleet: Fleet, seen: Mapping[str, Snapshot]) -> list[Member]:
+    """Those of the fleet's members that were looked at."""
+    return [member(host.name, host.address, seen[host.name]) for host in fleet.members("mysql") if host.name in seen]
+
+
 def behind(seen: Snapshot, one: Member, primary: Member, max_lag: float) -> str:
     """Why this member cannot take its primary's place now; empty if it can. max_lag in seconds."""
     values = seen.answers.get(SERVER_QUERY, _NOTHING).values
@@ -71,7 +76,7 @@ def behind(seen: Snapshot, one: Member, primary: Member, max_lag: float) -> str:
 def standings(ctx: Context, seen: Mapping[str, Snapshot]) -> Iterator[Standing]:
     """Each member: primary or replica, how far behind, whether commits wait for replicas."""
     everybody = ctx.fleet.members("mysql")
-    found = [member(host.name, host.address, seen[host.name]) for host in everybody if host.name in seen]
+    found = members(ctx.fleet, seen)
     names = {host.address: host.name for host in everybody}
     lone = sum(one.writable and not one.follows for one in found) == 1
     wanted = ctx.settings.mysql.semi_sync and len(everybody) > 1
@@ -105,19 +110,13 @@ def clusters(ctx: Context, seen: Mapping[str, Snapshot]) -> Mapping[str, Cluster
     Raises:
         FleetError: it cannot be told who is the primary, or a member has what its primary does not.
     """
-    found = _members(ctx, seen)
+    found = members(ctx.fleet, seen)
     primary = leader(ctx, seen)
     if primary is not None and primary in seen:
         for one in found:
             if one.held and one.running and one.name != primary:
                 _agrees(seen[one.name], one, seen[primary], primary)
     return {"mysql": Cluster(primary, frozenset(one.name for one in found if not one.held))}
-
-
-def _members(ctx: Context, seen: Mapping[str, Snapshot]) -> list[Member]:
-    return [
-        member(host.name, host.address, seen[host.name]) for host in ctx.fleet.members("mysql") if host.name in seen
-    ]
 
 
 def _agrees(seen: Snapshot, one: Member, at_primary: Snapshot, primary: str) -> None:
@@ -165,7 +164,7 @@ def leader(ctx: Context, seen: Mapping[str, Snapshot]) -> str | None:
         FleetError: two are writable, or it cannot be told.
     """
     everybody = ctx.fleet.members("mysql")
-    found = _members(ctx, seen)
+    found = members(ctx.fleet, seen)
     holders = [one for one in found if one.held]
     heads = [one for one in holders if not one.follows]
     writable = [one for one in heads if one.writable]

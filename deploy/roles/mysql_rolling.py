@@ -8,7 +8,7 @@ from deploy.model.fleet import Context
 from deploy.model.ways import Gate, View, Way
 from deploy.roles import gates
 from deploy.roles.draining import drain, undrain
-from deploy.roles.mysql_members import CLUSTER, behind, member, standings
+from deploy.roles.mysql_members import CLUSTER, behind, members, standings
 
 SWITCHOVER = "mysql switchover"
 """The procedure that moves the writes (deploy.procedures.db)."""
@@ -40,9 +40,7 @@ def way(ctx: Context, server: str, agent: str, tool: str) -> Way:
 def _behind(view: View) -> Iterator[str]:
     if view.leader is None:
         return
-    everybody = {
-        host.name: member(host.name, host.address, view.seen[host.name]) for host in view.ctx.fleet.members("mysql")
-    }
+    everybody = {one.name: one for one in members(view.ctx.fleet, view.seen)}
     for name, one in everybody.items():
         if name != view.leader and (why := behind(view.seen[name], one, everybody[view.leader], MAX_LAG)):
             yield f"{name}: {why}"

@@ -171,7 +171,7 @@ def _watch(ctx: Context) -> Iterator[Resource]:
     if len(members) == 1:
         return
     seen = ask(_port(), ctx.render("rabbitmq/shares.erl.j2", ran=RAN), "$peer")
-    forced = ask(_port(), "ok = rabbit_mnesia:force_load_next_boot(),\nfleet.\n")
+    forced = told("ok = rabbit_mnesia:force_load_next_boot()")
     yield File(
         path=tool, mode=0o755,
         content=ctx.render(

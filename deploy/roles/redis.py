@@ -33,8 +33,6 @@ from deploy.roles.redis_members import INSTANCES, cluster_of, clusters, standing
 __all__ = ["ADMIN_FILE", "INSTANCES", "SECRETS", "clusters", "desired", "standings", "ways"]
 
 ADMIN_FILE = "/etc/fleet/redis.auth"
-SOURCE = "redis"
-"""Debian's source package of the server and of Sentinel."""
 PROGRAM = "/usr/bin/redis-server"
 """What three units of a host may run: when one of them has a new version installed, the others are owed a restart."""
 
@@ -101,7 +99,7 @@ def parameters(ctx: Context, instance: str) -> dict[str, str]:
 
 def packages() -> Iterator[Package]:
     for name in ("redis-server", "redis-tools"):
-        yield Package(name=name, source=SOURCE)
+        yield Package(name=name, source=redis_rolling.SOURCE)
 
 
 def desired(ctx: Context) -> Iterable[Resource]:

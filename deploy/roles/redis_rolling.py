@@ -10,6 +10,8 @@ from deploy.model.ways import Act, Gate, View, Way
 from deploy.roles import gates
 from deploy.roles.redis_members import SENTINEL_QUERY, cluster_of, standings
 
+SOURCE = "redis"
+"""Debian's source package of the server and of Sentinel."""
 PAUSE_SECONDS = 15
 """A primary that hands over takes no writes for so long at most; then it goes on by itself."""
 BEHIND = 1 << 20
@@ -23,7 +25,7 @@ def way(ctx: Context, instance: str, port: int, redis_cli: str, sentinel_cli: st
     cluster = cluster_of(instance)
     unit = f"{cluster}.service"
     return Way(
-        name=cluster, service="redis", units=(unit,), cluster=cluster, witnesses=("sentinel",), source="redis",
+        name=cluster, service="redis", units=(unit,), cluster=cluster, witnesses=("sentinel",), source=SOURCE,
         gates=(
             gates.running("redis", (unit,)),
             gates.standing("replication", (cluster, f"{cluster} sentinels"), standings),
@@ -57,7 +59,7 @@ def _behind(view: View, cluster: str) -> Iterator[str]:
 
 def _too_few(view: View, cluster: str, keep_up: int) -> Iterator[str]:
     """Without the member, the primary has as many replicas as it needs to take writes."""
-    if view.leader in {None, view.member} or view.leader is None:
+    if view.leader is None or view.leader == view.member:
         return
     found = _number(_values(view, view.leader, cluster).get("info-min_slaves_good_slaves"))
     wanted = min(keep_up + 1, len(view.ctx.fleet.members("redis")) - 1)
@@ -119,7 +121,7 @@ echo "follows $SAID\""""
 def sentinel_way(unit: str, instances: tuple[str, ...]) -> Way:
     """One sentinel at a time, behind CKQUORUM of all of them."""
     return Way(
-        name="redis-sentinel", service="sentinel", units=(unit,), witnesses=("redis",), source="redis",
+        name="redis-sentinel", service="sentinel", units=(unit,), witnesses=("redis",), source=SOURCE,
         gates=(
             gates.running("sentinel", (unit,)),
             gates.standing("views", [f"{cluster_of(name)} sentinels" for name in instances], standings),

@@ -6,9 +6,20 @@ from deploy.converge.step import units_of
 from deploy.errors import FleetError
 from deploy.procedures import db
 from deploy.procedures.roll.journal import Journal
-from deploy.procedures.roll.steps import Say
+from deploy.procedures.roll.steps import Say, Steps
 from deploy.procedures.roll.taking import broken_off
 from deploy.procedures.session import Session
+
+
+def take_over(rolling: Steps) -> None:
+    """Take the hosts from a controller that died, and bring what it left to where it can be gone on with.
+
+    Raises:
+        FleetError, FleetErrors: a host does not answer, or it cannot be told who leads.
+    """
+    rolling.lock(take_over=True)
+    look(rolling.session, rolling.journal, rolling.say)
+    mend(rolling.session, rolling.journal, rolling.say)
 
 
 def look(session: Session, journal: Journal, say: Say) -> None:

@@ -15,14 +15,14 @@ from typing import Any
 
 from deploy.converge import boot, remote
 from deploy.converge.together import together
-from deploy.errors import FleetError, FleetErrors
+from deploy.errors import FleetError, FleetErrors, each_of
 from deploy.model.fleet import Fleet
 from deploy.model.ways import Way
 from deploy.procedures.roll import journal as journals
 from deploy.procedures.roll import notes, refusals
 from deploy.procedures.roll.gates import MARK
 from deploy.procedures.roll.journal import Journal
-from deploy.procedures.roll.mending import look, mend
+from deploy.procedures.roll.mending import mend, take_over
 from deploy.procedures.roll.order import Action, Debt, Deed, Ways, zones_of
 from deploy.procedures.roll.steps import MOVES, Options, Rolled, Say, Steps, leaders
 from deploy.procedures.roll.taking import Hands, Moved, ways_of
@@ -172,29 +172,21 @@ def roll(session: Session, options: Options, say: Say = lambda _: None) -> Rolle
         return Rolled("nothing")
     journal = Journal.begin(session.path, DOING, hosts=",".join(options.hosts), canary=options.canary)
     rolling = _Reboots(session, options, journal, say)
-    try:
-        rolling.lock(take_over=False)
-    except (FleetError, FleetErrors):
-        journal.end("refused")
-        raise
+    rolling.begin()
     return rolling.go()
 
 
 def resume(session: Session, options: Options, journal: Journal, say: Say, found: notes.Left) -> Rolled:
     """Go on: the host in hand first, which is not booted again if it was."""
     rolling = _Reboots(session, options, journal, say, noted=found.noted)
-    rolling.lock(take_over=True)
-    look(session, journal, say)
-    mend(session, journal, say)
+    take_over(rolling)
     return rolling.go()
 
 
 def abort(session: Session, options: Options, journal: Journal, say: Say, found: notes.Left) -> Rolled:
     """Bring the host in hand back into service; no other is touched."""
     rolling = _Reboots(session, options, journal, say, noted=found.noted)
-    rolling.lock(take_over=True)
-    look(session, journal, say)
-    mend(session, journal, say)
+    take_over(rolling)
     return rolling.finish()
 
 
@@ -272,7 +264,7 @@ class _Reboots(Steps):
 
     def _stop(self, error: FleetError | FleetErrors, need: Need, own: Sequence[Way]) -> Rolled:
         """Before its boot a host is as it was. After it there is no way back, and the note stays."""
-        errors = list(error.errors) if isinstance(error, FleetErrors) else [error]
+        errors = each_of(error)
         last = self.taken[-1].action
         self.journal.write("failed", action=last.name, why=[one.message() for one in errors])
         untouched = last in {Action.BEFORE, Action.NOTE, Action.HAND_OVER, Action.DRAIN}
@@ -281,7 +273,7 @@ class _Reboots(Steps):
         self._undrain(own)
         self._forget_note(need.host)
         self._end("stopped")
-        return Rolled("stopped", tuple(self.taken), tuple(errors))
+        return Rolled("stopped", tuple(self.taken), errors)
 
     def _forget_note(self, host: str) -> None:
         self.run.do(host, "reboot: settle", notes.ours(self.journal.who) + notes.forget(REBOOT), unseen=True)

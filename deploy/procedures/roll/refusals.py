@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.converge.step import Step
-from deploy.errors import FleetError, FleetErrors
+from deploy.errors import FleetError, FleetErrors, each_of
 from deploy.model.fleet import Fleet
 from deploy.model.ways import Way
 from deploy.procedures.roll import journal as journals
@@ -132,12 +132,11 @@ def not_back(host: str, path: Path) -> FleetError:
 
 def in_the_middle(error: FleetError | FleetErrors, path: Path) -> FleetErrors:
     """Between two members nothing is half done, but the roll has not ended."""
-    every = error.errors if isinstance(error, FleetErrors) else (error,)
     ended = FleetError(
         subject=f"roll of {path.name}", found="an error between two members: none of them is half done",
         expected="every step to succeed", hint="mend that, then --resume goes on, or --abort goes back",
     )  # fmt: skip
-    return FleetErrors([*every, ended])
+    return FleetErrors([*each_of(error), ended])
 
 
 def not_complete(path: Path) -> None:

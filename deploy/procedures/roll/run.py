@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 
-from deploy.errors import FleetError, FleetErrors
+from deploy.errors import FleetError, FleetErrors, each_of
 from deploy.model.ways import Way
 from deploy.procedures.roll import journal as journals
 from deploy.procedures.roll import notes, reboots, refusals
 from deploy.procedures.roll.journal import Journal
-from deploy.procedures.roll.mending import look, mend
+from deploy.procedures.roll.mending import take_over
 from deploy.procedures.roll.order import Action, Debt, Deed, chosen, debts, deeds, sequence, way_of, whole
 from deploy.procedures.roll.steps import MOVES, Options, Rolled, Say, Steps, leaders
 from deploy.procedures.roll.taking import Hands, Moved, ways_of
@@ -29,10 +29,8 @@ def dry(session: Session, options: Options) -> list[Deed]:
     Raises:
         FleetError: it would refuse.
     """
+    _refuse(session, options)
     run = session.run
-    refusals.known(run.fleet, options.service, options.canary)
-    refusals.nobody_elses(session.path, notes.read(run))
-    refusals.applied(run.plan())
     ways = chosen(ways_of(run), options.service)
     return whole(debts(run.plan(), ways), ways, leaders(run.live), options.canary)
 
@@ -43,19 +41,13 @@ def roll(session: Session, options: Options, say: Say = lambda _: None) -> Rolle
     Raises:
         FleetError, FleetErrors: it refuses to begin, or it cannot go on and could not go back: then the notes stay.
     """
+    _refuse(session, options)
     run = session.run
-    refusals.known(run.fleet, options.service, options.canary)
-    refusals.nobody_elses(session.path, notes.read(run))
-    refusals.applied(run.plan())
     if not debts(run.plan(), chosen(ways_of(run), options.service)):
         return Rolled("nothing")
     journal = Journal.begin(session.path, "fleet roll", service=options.service, canary=options.canary)
     rolling = _Roll(session, options, journal, say)
-    try:
-        rolling.lock(take_over=False)
-    except (FleetError, FleetErrors):
-        journal.end("refused")
-        raise
+    rolling.begin()
     return rolling.go()
 
 
@@ -77,9 +69,7 @@ def resume(session: Session, options: Options, say: Say = lambda _: None) -> Rol
     if reboots.left(session.path, left):
         return reboots.resume(session, replace(options, hosts=reboots.asked(given)), journal, say, left)
     rolling = _Roll(session, options, journal, say, noted=left.noted)
-    rolling.lock(take_over=True)
-    look(session, journal, say)
-    mend(session, journal, say)
+    take_over(rolling)
     return rolling.go()
 
 
@@ -103,10 +93,15 @@ def abort(session: Session, options: Options, say: Say = lambda _: None) -> Roll
     if reboots.left(session.path, left):
         return reboots.abort(session, options, journal, say, left)
     rolling = _Roll(session, options, journal, say, noted=left.noted)
-    rolling.lock(take_over=True)
-    look(session, journal, say)
-    mend(session, journal, say)
+    take_over(rolling)
     return rolling.back(left)
+
+
+def _refuse(session: Session, options: Options) -> None:
+    run = session.run
+    refusals.known(run.fleet, options.service, options.canary)
+    refusals.nobody_elses(session.path, notes.read(run))
+    refusals.applied(run.plan())
 
 
 class _Roll(Steps):
@@ -177,7 +172,7 @@ class _Roll(Steps):
 
     def _stop(self, error: FleetError | FleetErrors, debt: Debt, way: Way) -> Rolled:
         """Nothing was changed on the member yet: leave it as it was. Else: back to what it had loaded before."""
-        errors = list(error.errors) if isinstance(error, FleetErrors) else [error]
+        errors = each_of(error)
         last = self.taken[-1].action
         self.journal.write("failed", action=last.name, why=[one.message() for one in errors])
         if last in UNTOUCHED or isinstance(error, refusals.Restless):
@@ -188,14 +183,13 @@ class _Roll(Steps):
                 raise FleetErrors([*errors, refusals.on_its_way_back(debt)]) from None
             self.run.do(debt.host, f"{way.name}: note", notes.forget(way.name))
             self._end("stopped")
-            return Rolled("stopped", tuple(self.taken), tuple(errors))
+            return Rolled("stopped", tuple(self.taken), errors)
         self._noticed(f"{debt.host}: {way.name} does not hold: its earlier files come back")
         try:
             for deed in self._back_deeds(debt, way):
                 self._take_back(deed, debt, way)
         except (FleetError, FleetErrors) as second:
-            more = list(second.errors) if isinstance(second, FleetErrors) else [second]
-            raise FleetErrors([*errors, *more, refusals.on_its_way_back(debt)]) from None
+            raise FleetErrors([*errors, *each_of(second), refusals.on_its_way_back(debt)]) from None
         self._end("stopped")
         changed = [one.host for one in self.taken if one.action is Action.SETTLE and one.way == debt.way]
         told = refusals.went_back(errors[0], debt, way, last, dict.fromkeys(one for one in changed if one != debt.host))

@@ -79,6 +79,14 @@ class Steps:
         notes.lock(self.run, self.journal.roll, self.journal.who, take_over=take_over)
         self.journal.write("done", action=deed.action.name)
 
+    def begin(self) -> None:
+        """Lock all hosts for a new roll; where another has one of them, the journal says that this one was refused."""
+        try:
+            self.lock(take_over=False)
+        except (FleetError, FleetErrors):
+            self.journal.end("refused")
+            raise
+
     def _take(self, deed: Deed, debt: Debt | None = None, way: Way | None = None, *, back: bool = False) -> None:
         self._write(deed)
         self.hands.take(deed, debt, way, back=back)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from deploy.converge import apt, desired, shell
 from deploy.converge.engine import Run
-from deploy.converge.step import units_of
+from deploy.converge.step import owed
 from deploy.converge.together import together
 from deploy.errors import FleetError
 from deploy.model.resources import Unit
@@ -18,7 +18,6 @@ from deploy.procedures.db_members import Members
 from deploy.procedures.roll import notes
 from deploy.procedures.roll.gates import MARK, Gates
 from deploy.procedures.roll.order import Action, Debt, Deed
-from deploy.roles.mysql_members import member
 from deploy.roles.mysql_rolling import SWITCHOVER
 
 RESTART_SECONDS = 600
@@ -112,16 +111,10 @@ class Hands:
 
     def _forget(self) -> None:
         """What is owed no restart any more is proven: the next change has its way back to this."""
-        owed = {
-            (name, unit)
-            for name, steps in self.run.plan().items()
-            for step in steps
-            if step.pending
-            for unit in units_of(step)
-        }
+        still = {name: owed(steps) for name, steps in self.run.plan().items()}
         done: dict[str, list[str]] = {}
         for one in notes.read(self.run).kept:
-            if (one.host, one.unit) not in owed:
+            if one.unit not in still.get(one.host, ()):
                 done.setdefault(one.host, []).append(shell.forget_kept(one.unit))
         mine = notes.ours(self.who)
         together(done, lambda name: self.run.do(name, "roll: earlier files", mine + "\n".join(done[name]), unseen=True))
@@ -138,11 +131,9 @@ class Hands:
             FleetError: it did not come about; the member leads on, as before.
         """
         if way.handed_over_by == SWITCHOVER:
-            found = {
-                one.name: member(one.name, one.address, self.run.look(one.name))
-                for one in self.run.fleet.members(way.service)
-            }
-            for words in db.move(Members(self.run, found), None).notes:
+            for one in self.run.fleet.members(way.service):
+                self.run.look(one.name)
+            for words in db.move(Members.looked_at(self.run), None).notes:
                 self.say(words)
         else:
             said = ""
@@ -197,7 +188,7 @@ def broken_off(run: Run) -> Members | None:
     members = run.fleet.members("mysql")
     if not members or any(one.name not in run.snapshots for one in members):
         return None
-    found = Members(run, {one.name: member(one.name, one.address, run.snapshots[one.name]) for one in members})
+    found = Members.looked_at(run)
     begun = proofs.promised(found)
     return found if begun and begun[0].promised.startswith("switchover ") else None
 
