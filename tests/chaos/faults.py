@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import lab
 from lab import cgroups, inside
@@ -53,6 +53,11 @@ def frozen(host: str) -> Iterator[None]:
         yield
     finally:
         switch.write_text("0")
+
+
+def isolated(host: str) -> AbstractContextManager[None]:
+    """No packet passes between this host and any other of the lab."""
+    return cut_off((host,), [name for name in SPEC.hosts if name != host])
 
 
 @contextmanager

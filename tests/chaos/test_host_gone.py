@@ -60,7 +60,7 @@ def judge(fault: str, ledgers: dict[str, Ledger], begun: float, until: float, ba
 FAULTS: dict[str, Callable[[str], AbstractContextManager[None]]] = {
     "without power": faults.power_cut,
     "frozen": faults.frozen,
-    "cut off": lambda host: faults.cut_off((host,), [one.name for one in the_fleet().hosts if one.name != host]),
+    "cut off": faults.isolated,
 }
 
 

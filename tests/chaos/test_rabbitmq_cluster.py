@@ -43,9 +43,14 @@ def all_running() -> bool:
 
 def leaderless() -> list[str]:
     """Queues that nobody leads, as a running member sees them."""
+    return [queue for queue, node in leaders().items() if not node.startswith("rabbit@")]
+
+
+def leaders() -> dict[str, str]:
+    """Queue -> the node that leads it, as a running member sees it."""
     host = next(name for name in MEMBERS if running(name))
     lines = on(host, "timeout 60 rabbitmqctl -q list_queues name leader --no-table-headers").splitlines()
-    return [line for line in lines if not line.split("\t")[1].startswith("rabbit@")]
+    return {queue: node for queue, _, node in (line.partition("\t") for line in lines)}
 
 
 def judge(fault: str, ledgers: Ledger | list[Ledger], begun: float, until: float, silent: float = 0) -> None:
@@ -149,8 +154,7 @@ def publishers(prefix: str, number: int = 2 * len(MEMBERS)) -> Iterator[list[Loa
 
 def leader() -> str:
     """The member that leads the load's queue."""
-    lines = on(MEMBERS[0], "timeout 60 rabbitmqctl -q list_queues name leader --no-table-headers").splitlines()
-    return next(node.removeprefix("rabbit@") for name, node in map(str.split, lines) if name == QUEUE)
+    return leaders()[QUEUE].removeprefix("rabbit@")
 
 
 @contextmanager
@@ -164,7 +168,7 @@ def hanging(host: str) -> Iterator[None]:
 
 
 SILENCES: dict[str, Callable[[str], AbstractContextManager[None]]] = {
-    "cut off": lambda host: faults.cut_off((host,), [one.name for one in the_fleet().hosts if one.name != host]),
+    "cut off": faults.isolated,
     "cut off from the others only": lambda host: faults.cut_off((host,), [name for name in MEMBERS if name != host]),
     "hangs": hanging,
 }
