@@ -28,6 +28,9 @@ from deploy.procedures import db  # noqa: E402
 from deploy.procedures.apply import apply as apply_fleet  # noqa: E402
 from deploy.procedures.diffs import diffs  # noqa: E402
 from deploy.procedures.initialise import initialise  # noqa: E402
+from deploy.procedures.initialise import put as put_secret  # noqa: E402
+from deploy.procedures.logs import logs as read_logs  # noqa: E402
+from deploy.procedures.people import operator as issue_operator  # noqa: E402
 from deploy.procedures.roll import reboots  # noqa: E402
 from deploy.procedures.roll import run as rolls  # noqa: E402
 from deploy.procedures.session import session  # noqa: E402
@@ -50,6 +53,8 @@ secrets_app = typer.Typer(no_args_is_help=True, help="The inventory's secrets, e
 app.add_typer(lab_app, name="lab", help="Real Debian hosts on this machine.")
 app.add_typer(db_app, name="db")
 app.add_typer(secrets_app, name="secrets")
+pki_app = typer.Typer(no_args_is_help=True, help="Certificates that no host asks for by itself.")
+app.add_typer(pki_app, name="pki")
 
 # Where nobody's terminal sets the width, lines are for a log: wide.
 out = Console(emoji=False, width=None if sys.stdout.isatty() else 200)
@@ -241,6 +246,29 @@ def status(
             raise typer.Exit(1)
 
 
+@app.command()
+def logs(
+    inventory: Inventory,
+    service: Annotated[str, typer.Argument(metavar="SERVICE", help="A service of the catalog, or a unit.")],
+    as_json: Json = False,
+    since: Annotated[str, typer.Option("--since", help="30min, 2h, 1d, or a moment in UTC.")] = "1h",
+    lines: Annotated[int, typer.Option("--lines", "-n", help="The newest so many of each host.", min=1)] = 1000,
+    limit: Annotated[str, typer.Option("--limit", "-l", help="Only these hosts, comma-separated.")] = "",
+) -> None:  # fmt: skip
+    """What a service said on all its hosts, in order of time. A dead host's last words come from the monitoring host.
+
+    Exit 0: every host was read, 1: of some, lines may be missing.
+    """
+    with _reported(as_json):
+        found = read_logs(folder(inventory), service, since, lines, limit)
+        if as_json:
+            print(json.dumps(asdict(found), indent=2))
+        else:
+            view.show_logs(out, err, found)
+        if found.untold:
+            raise typer.Exit(1)
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def verify(context: typer.Context, inventory: Inventory) -> None:
     """Prove with testinfra, on the running hosts, that the fleet is what the catalog says. Reads only.
@@ -315,6 +343,34 @@ def secrets_init(inventory: Inventory, identity: Identity = None) -> None:
     with _reported():
         made = initialise(folder(inventory), identity)
         out.print(f"{len(made.secrets)} secrets made, CA {'made' if made.authority else 'kept'}.", highlight=False)
+
+
+@secrets_app.command("set")
+def secrets_set(inventory: Inventory, name: str, identity: Identity = None) -> None:
+    """Store a secret that somebody else issued, read from standard input: `secrets set NAME monitoring/mail <FILE`."""
+    with _reported():
+        value = sys.stdin.read().rstrip("\r\n")
+        put_secret(folder(inventory), name, value, identity)
+        out.print(f"{name} is kept; fleet apply brings it to the hosts.", highlight=False)
+
+
+@pki_app.callback()
+def pki() -> None:
+    """Certificates that no host asks for by itself."""
+
+
+@pki_app.command("operator")
+def pki_operator(
+    inventory: Inventory, name: str,
+    out_file: Annotated[Path, typer.Option("--out", help="Where to put it (PKCS #12).", dir_okay=False)],
+    days: Annotated[int, typer.Option(help="Its life.", min=1, max=365)] = 30,
+    identity: Identity = None,
+) -> None:  # fmt: skip
+    """Make a key and certificate with which a person's browser opens the status page, and nothing else."""
+    with _reported():
+        made = issue_operator(folder(inventory), name, out_file, days, identity)
+        out.print(f"{made.path} is good until {made.ends}; its password, shown only now: {made.password}",
+                  highlight=False, markup=False, soft_wrap=True)  # fmt: skip
 
 
 def main() -> None:

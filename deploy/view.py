@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from types import TracebackType
 
 from rich.console import Console
@@ -18,6 +18,7 @@ from deploy.converge.step import Step
 from deploy.errors import FleetError
 from deploy.model.fleet import Fleet, Standing
 from deploy.model.resources import StepClass
+from deploy.procedures.logs import Logs
 from deploy.procedures.roll.order import Action, Deed
 from deploy.procedures.roll.steps import Rolled
 
@@ -105,6 +106,22 @@ def show_standings(console: Console, standings: Sequence[Standing], untold: str)
         console.print(table)
     if untold:
         console.print(f"[yellow]Not every member could be asked:[/yellow] {escape(untold)}", soft_wrap=True)
+
+
+def show_logs(console: Console, errors: Console, found: Logs) -> None:
+    """A line each: when (UTC), where, which unit, what. Errors are red, warnings yellow; ~ marks what was stored."""
+    for line in found.lines:
+        when = datetime.fromtimestamp(line.time, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+        colour = "red" if line.priority <= 3 else "yellow" if line.priority == 4 else "default"
+        place = f"{line.host}{'~' if line.stored else ''} {line.unit.removesuffix('.service')}"
+        console.print(
+            f"[dim]{when}[/dim] {escape(place)}: [{colour}]{escape(line.text)}[/{colour}]", highlight=False,
+            soft_wrap=True,
+        )  # fmt: skip
+    for note in found.untold:
+        errors.print(f"[yellow]{escape(note)}[/yellow]", highlight=False, soft_wrap=True)
+    for name in found.cut:
+        errors.print(f"{name}: only its newest lines are shown (--lines)", highlight=False)
 
 
 def telling(console: Console) -> Callable[[str], None]:

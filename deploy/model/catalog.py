@@ -51,6 +51,8 @@ class Port:
     loopback: bool = False
     peers: bool = False
     """Members of the same service talk to one another here."""
+    networks: str = ""
+    """A setting (SECTION.NAME) that lists networks, beyond the fleet's hosts, which may connect."""
     last: int = 0
     """The end of a range of which a tool takes one port while it runs; nothing listens there otherwise."""
 
@@ -96,6 +98,23 @@ class Identity:
 
 
 @dataclass(frozen=True)
+class Metrics:
+    """What Prometheus reads of a service on each of its hosts.
+
+    `port`: a port of the service, or of `by`, the exporter on the same host that asks it. One with mutual TLS is read
+    as it is, every other through the host's door. `parameters`: of the request, repeated names included; a `{name}` in
+    a value is the number of the service's port of that name. `labels`: what tells series of one job and host apart.
+    """
+
+    job: str
+    port: str
+    path: str = "/metrics"
+    by: str = ""
+    parameters: tuple[tuple[str, str], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
 class Service:
     """One service. `group` is the inventory's group of its hosts; `module` in deploy.roles builds its state."""
 
@@ -118,8 +137,7 @@ class Service:
     beside: frozenset[str] = frozenset()
     """It is on every host that has one of these services; no group names it."""
     alone_in_production: bool = False
-    metrics_port: str = ""
-    metrics_path: str = "/metrics"
+    metrics: tuple[Metrics, ...] = ()
     optional: bool = False
     watches: bool = False
     """It has a say in who leads another service's cluster, and is asked with its members."""
@@ -150,6 +168,12 @@ def _clients(*names: str) -> frozenset[str]:
     return frozenset(names)
 
 
+WORKER_PORTS: Final = {"certificates": 9201, "notifications": 9202, "analytics": 9203}
+"""Worker instance -> where it serves its figures."""
+
+JOURNAL_FILE: Final = 128 * 1024**2
+"""Bytes at which systemd 252 begins a new file of a journal that it receives; the one it writes cannot be removed."""
+
 CATALOG: Final[tuple[Service, ...]] = (
     Service("base", "Names, time, limits, firewall, SSH: what every host gets", group="all"),
     Service("trust", "The CA certificate and the folder of the keys", group="all"),
@@ -158,8 +182,8 @@ CATALOG: Final[tuple[Service, ...]] = (
         "Cache (evicts) and sessions (never evicts)",
         units=("redis-cache.service", "redis-sessions.service"),
         ports=(
-            Port("cache", 6379, _clients("frontend", "broadcaster", "proxy", "sentinel"), peers=True),
-            Port("sessions", 6380, _clients("frontend", "proxy", "sentinel"), peers=True),
+            Port("cache", 6379, _clients("frontend", "broadcaster", "proxy", "sentinel", "monitoring"), peers=True),
+            Port("sessions", 6380, _clients("frontend", "proxy", "sentinel", "monitoring"), peers=True),
         ),
         health=(
             Health("Redis (cache)", Check.REDIS, "cache"),
@@ -168,6 +192,17 @@ CATALOG: Final[tuple[Service, ...]] = (
         names=("redis",),
         clusters=("redis-cache", "redis-sessions"),
         proxied=True,
+        metrics=tuple(
+            Metrics(
+                "redis",
+                "exporter",
+                "/scrape",
+                by="redis-exporter",
+                parameters=(("target", f"redis://127.0.0.1:{{{name}}}"),),
+                labels=(("redis", name),),
+            )
+            for name in ("cache", "sessions")
+        ),
     ),
     Service(
         "sentinel",
@@ -178,6 +213,23 @@ CATALOG: Final[tuple[Service, ...]] = (
         needs=frozenset({"redis"}),
         optional=True,
         watches=True,
+        metrics=(
+            Metrics(
+                "sentinel",
+                "exporter",
+                "/scrape",
+                by="redis-exporter",
+                parameters=(("target", "redis://127.0.0.1:{sentinel}"),),
+            ),
+        ),
+    ),
+    Service(
+        "redis-exporter",
+        "Figures of Redis and Sentinel",
+        module="redis_exporter",
+        units=("prometheus-redis-exporter.service",),
+        ports=(Port("exporter", 9121, loopback=True),),
+        beside=_clients("redis", "sentinel"),
     ),
     Service(
         "rabbitmq",
@@ -190,26 +242,47 @@ CATALOG: Final[tuple[Service, ...]] = (
             Port("distribution", 25672, peers=True),
             # Members answer a command-line tool on another member where it listens (rabbitmq.com/docs/networking).
             Port("tools", 35672, peers=True, last=35682),
+            Port("prometheus", 15692, loopback=True),
         ),
         health=(Health("RabbitMQ", Check.RABBITMQ, "management", "/api/health/checks/local-alarms", 30, 10),),
         names=("rabbitmq",),
         clusters=("rabbitmq",),
         proxied=True,
+        metrics=(
+            Metrics("rabbitmq", "prometheus"),
+            # By queue: these families alone, since those of channels and connections have a series for each that was.
+            Metrics(
+                "rabbitmq-queues",
+                "prometheus",
+                "/metrics/detailed",
+                parameters=(("family", "queue_coarse_metrics"), ("family", "queue_consumer_count")),
+            ),
+        ),
     ),
     Service(
         "mysql",
         "The database: a primary and its replicas",
         units=("mariadb.service", "omegaup-mysql-agent.service"),
         ports=(
-            Port("mysql", 3306, _clients("frontend", "grader", "worker"), peers=True),
+            Port("mysql", 3306, _clients("frontend", "grader", "worker", "monitoring"), peers=True),
             Port("role", 3380, _clients("proxy")),
-            Port("seed", 4444, tls=Tls.MUTUAL, peers=True),
+            # Monitoring reads figures here; a copy is given to other members only (the certificate's role).
+            Port("seed", 4444, _clients("monitoring"), tls=Tls.MUTUAL, peers=True),
         ),
         identity=Identity(server=True, client=True, owner="mysql"),
         health=(Health("MySQL", Check.TCP, "mysql"),),
         names=("mysql",),
         clusters=("mysql",),
         proxied=True,
+        metrics=(Metrics("mysql", "exporter", by="mysql-exporter"), Metrics("mysql-agent", "seed")),
+    ),
+    Service(
+        "mysql-exporter",
+        "Figures of the database",
+        module="mysql_exporter",
+        units=("prometheus-mysqld-exporter.service",),
+        ports=(Port("exporter", 9104, loopback=True),),
+        beside=_clients("mysql"),
     ),
     Service(
         "proxy",
@@ -218,6 +291,7 @@ CATALOG: Final[tuple[Service, ...]] = (
         ports=(Port("stats", 8404, loopback=True), Port("mysql-reads", 3307, loopback=True)),
         health=(Health("Proxy", Check.PROXY, "stats"),),
         beside=_clients("frontend", "grader", "broadcaster", "worker"),
+        metrics=(Metrics("haproxy", "stats"),),
     ),
     Service(
         "gitserver",
@@ -227,7 +301,7 @@ CATALOG: Final[tuple[Service, ...]] = (
         health=(Health("GitServer", Check.HTTPS, "https", "/health"),),
         identity=Identity(server=True, client=True, owner="omegaup-gitserver"),
         names=("gitserver",),
-        metrics_port="https",
+        metrics=(Metrics("gitserver", "https"),),
     ),
     Service(
         "broadcaster",
@@ -238,7 +312,7 @@ CATALOG: Final[tuple[Service, ...]] = (
         identity=Identity(server=True, client=True, owner="omegaup-broadcaster"),
         names=("broadcaster",),
         needs=frozenset({"redis"}),
-        metrics_port="https",
+        metrics=(Metrics("broadcaster", "https"),),
     ),
     Service(
         "grader",
@@ -252,7 +326,7 @@ CATALOG: Final[tuple[Service, ...]] = (
         identity=Identity(server=True, client=True, owner="omegaup-grader"),
         names=("grader",),
         needs=frozenset({"mysql", "gitserver", "broadcaster", "runner"}),
-        metrics_port="https",
+        metrics=(Metrics("grader", "https"),),
     ),
     Service(
         "runner",
@@ -263,7 +337,7 @@ CATALOG: Final[tuple[Service, ...]] = (
         identity=Identity(server=True, client=True, owner="omegaup-runner"),
         needs=frozenset({"grader"}),
         alone_in_production=True,
-        metrics_port="https",
+        metrics=(Metrics("runner", "https"),),
     ),
     Service(
         "frontend",
@@ -274,6 +348,19 @@ CATALOG: Final[tuple[Service, ...]] = (
         identity=Identity(server=False, client=True, owner="omegaup-frontend"),
         names=("frontend",),
         needs=frozenset({"redis", "rabbitmq", "mysql", "grader"}),
+        metrics=(
+            Metrics("frontend", "http"),
+            Metrics("php-fpm", "http", "/fleet/fpm", parameters=(("openmetrics", "1"),)),
+            Metrics("nginx", "exporter", by="nginx-exporter"),
+        ),
+    ),
+    Service(
+        "nginx-exporter",
+        "Figures of nginx",
+        module="nginx_exporter",
+        units=("prometheus-nginx-exporter.service",),
+        ports=(Port("exporter", 9113, loopback=True),),
+        beside=_clients("frontend"),
     ),
     Service(
         "worker",
@@ -283,8 +370,38 @@ CATALOG: Final[tuple[Service, ...]] = (
             "omegaup-worker@notifications.service",
             "omegaup-worker@analytics.service",
         ),
+        ports=tuple(Port(name, number, loopback=True) for name, number in WORKER_PORTS.items()),
         identity=Identity(server=False, client=True, owner="omegaup-worker"),
         needs=frozenset({"rabbitmq", "mysql"}),
+        metrics=tuple(Metrics("worker", name, labels=(("worker", name),)) for name in WORKER_PORTS),
+    ),
+    Service(
+        "node-exporter",
+        "Figures of the host, and of what this project notes about it",
+        group="all",
+        module="node_exporter",
+        units=("prometheus-node-exporter.service", "fleet-notes.timer"),
+        ports=(Port("exporter", 9100, loopback=True),),
+        metrics=(Metrics("node", "exporter"),),
+    ),
+    Service(
+        "log-store",
+        "Keeps what every host's journal says",
+        module="log_store",
+        units=("fleet-log-store.service", "fleet-log-bound.timer"),
+        # The first is the door's, which knows the sender; the other is asked by nobody else.
+        ports=(Port("https", 19532, _clients("log-sender"), Tls.MUTUAL), Port("store", 19531, loopback=True)),
+        identity=Identity(server=True, client=False, owner="root"),
+        beside=_clients("monitoring"),
+        optional=True,
+    ),
+    Service(
+        "door",
+        "Lets monitoring, and nobody else, read the figures that are served on the host's loopback",
+        group="all",
+        units=("fleet-door.service",),
+        ports=(Port("https", 9443, _clients("monitoring"), Tls.MUTUAL),),
+        identity=Identity(server=True, client=False, owner="root"),
     ),
     Service(
         "monitoring",
@@ -294,6 +411,61 @@ CATALOG: Final[tuple[Service, ...]] = (
         health=(Health("Prometheus", Check.HTTP, "prometheus", "/-/ready"),),
         identity=Identity(server=False, client=True, owner="prometheus"),
         optional=True,
+        metrics=(Metrics("prometheus", "prometheus"),),
+    ),
+    Service(
+        "alertmanager",
+        "Sends each alert to those whom it concerns, once",
+        units=("prometheus-alertmanager.service",),
+        ports=(Port("api", 9093, loopback=True), Port("gossip", 9094, tls=Tls.MUTUAL, peers=True)),
+        health=(Health("Alertmanager", Check.HTTP, "api", "/-/ready"),),
+        identity=Identity(server=True, client=True, owner="prometheus"),
+        beside=_clients("monitoring"),
+        optional=True,
+        metrics=(Metrics("alertmanager", "api"),),
+    ),
+    Service(
+        "blackbox",
+        "Asks the spec's health checks from outside",
+        units=("prometheus-blackbox-exporter.service",),
+        ports=(Port("exporter", 9115, loopback=True),),
+        beside=_clients("monitoring"),
+        optional=True,
+        metrics=(Metrics("blackbox-exporter", "exporter"),),
+    ),
+    Service(
+        "alert-log",
+        "Keeps what was alerted of, and shows how the fleet is: the status page",
+        module="alert_log",
+        units=("fleet-alert-log.service",),
+        # The first is the page itself; the other is the door's, for people with a certificate.
+        ports=(
+            Port("http", 9096, loopback=True),
+            Port("https", 9097, tls=Tls.MUTUAL, networks="monitoring.page_from"),
+        ),
+        identity=Identity(server=True, client=False, owner="root"),
+        health=(Health("Status page", Check.HTTP, "http", "/"),),
+        beside=_clients("monitoring"),
+        optional=True,
+        metrics=(Metrics("alert-log", "http"),),
+    ),
+    Service(
+        "grafana",
+        "Dashboards, where the operator's package source has Grafana",
+        units=("grafana-server.service",),
+        ports=(Port("http", 3000, loopback=True),),
+        health=(Health("Grafana", Check.HTTP, "http", "/api/health"),),
+        needs=frozenset({"monitoring"}),
+        metrics=(Metrics("grafana", "http"),),
+        optional=True,
+    ),
+    Service(
+        "log-sender",
+        "Sends the host's journal to the monitoring host",
+        group="all",
+        module="log_sender",
+        units=("systemd-journal-upload.service",),
+        identity=Identity(server=False, client=True, owner="systemd-journal-upload"),
     ),
 )
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from deploy.errors import FleetError, FleetErrors
-from deploy.model.catalog import CATALOG, WORKERS
+from deploy.model.catalog import CATALOG, JOURNAL_FILE, WORKERS
 from deploy.model.fleet import Fleet, HostSpec
 from deploy.model.units import show_size
 
@@ -222,6 +222,32 @@ def _proxied_connections_last(fleet: Fleet) -> Iterator[FleetError]:
             )
 
 
+def _logs_have_room(fleet: Fleet) -> Iterator[FleetError]:
+    least = JOURNAL_FILE * (len(fleet.hosts) + 1)
+    for host in fleet.members("log-store"):
+        if host.settings.monitoring.logs_max < least:
+            yield FleetError(
+                host=host.name,
+                subject="monitoring.logs_max",
+                found=show_size(host.settings.monitoring.logs_max),
+                expected=f"at least {show_size(least)}: a file of {show_size(JOURNAL_FILE)} for each host is being "
+                "written, and cannot be removed",
+                hint="raise it in group_data",
+            )
+
+
+def _grafana_finds_prometheus(fleet: Fleet) -> Iterator[FleetError]:
+    for host in fleet.members("grafana"):
+        if not host.has("monitoring"):
+            yield FleetError(
+                host=host.name,
+                subject="service grafana",
+                found="a host without Prometheus",
+                expected="a host of the group monitoring: Prometheus is asked on the loopback",
+                hint="correct the group `grafana` in inventory.py",
+            )
+
+
 _RULES = (
     _services_have_hosts,
     _addresses_differ,
@@ -233,4 +259,6 @@ _RULES = (
     _fleet_wide_values_agree,
     _sentinels_can_decide,
     _proxied_connections_last,
+    _logs_have_room,
+    _grafana_finds_prometheus,
 )

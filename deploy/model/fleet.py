@@ -70,15 +70,17 @@ class Fleet:
         )
 
     def sources(self, service: Service, port: Port, host: HostSpec) -> tuple[str, ...] | None:
-        """Addresses that may connect to this port of this host; None means any address."""
+        """Addresses and networks that may connect to this port of this host; None means any address."""
         if ANYONE in port.clients:
             return None
         clients = set(port.clients) | ({service.name} if port.peers else set())
-        return tuple(
+        hosts = tuple(
             other.address
             for other in self.hosts
             if other.name != host.name and any(other.has(client) for client in clients)
         )
+        section, _, name = port.networks.partition(".")
+        return hosts + (tuple(getattr(getattr(host.settings, section), name)) if section else ())
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ KIB, MIB, GIB = 1024, 1024**2, 1024**3
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
+Url = Annotated[str, StringConstraints(pattern=r"^(https?://[^\s\"'@]+)?$")]
+Network = Annotated[str, StringConstraints(pattern=r"^\d{1,3}(\.\d{1,3}){3}(/\d{1,2})?$")]
+Mail = Annotated[str, StringConstraints(pattern=r"^[^\s@\"']+@[^\s@\"']+$")]
 SshKey = Annotated[str, StringConstraints(pattern=r"^(ssh-(ed25519|rsa)|ecdsa-sha2-nistp\d+|sk-\S+) \S+( .*)?$")]
 
 
@@ -45,6 +48,14 @@ class Base(Section):
     journal_max: Size = setting(
         512 * MIB, "Disk that the journal may take", applies="restart", unit="bytes", ge=16 * MIB
     )
+    journal_keep: Span = setting(
+        float(30 * DAY), "How long lines stay in the journal, if there is room", applies="restart", unit="seconds",
+        ge=float(HOUR), le=float(3650 * DAY),
+    )  # fmt: skip
+    journal_burst: int = setting(
+        10000, "Lines of one service in half a minute; what is more is dropped, and the journal says how many",
+        applies="restart", ge=100, le=10_000_000,
+    )  # fmt: skip
     ntp_servers: tuple[str, ...] = setting(
         ("0.debian.pool.ntp.org", "1.debian.pool.ntp.org"), "Time servers", applies="restart"
     )
@@ -281,14 +292,62 @@ class Frontend(Section):
     rate_limit: int = setting(60, "Submissions per minute and address", applies="reload", ge=1, le=100000)
 
 
+class MailRoute(Section):
+    """Who gets mail, and by which server."""
+
+    to: tuple[Mail, ...] = Field(min_length=1, description="Who gets it")
+    sender: Mail = Field(description="From whom it comes")
+    relay: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]+:\d{1,5}$")] = Field(
+        description="HOST:PORT of the mail server; it must offer STARTTLS"
+    )
+    user: Annotated[str, StringConstraints(pattern=r"^\S*$")] = Field(
+        default="", description="Its user, with the secret monitoring/mail as password; empty: no login"
+    )
+
+
 class Monitoring(Section):
-    """Prometheus and its exporters."""
+    """Prometheus, its exporters, and who is told. Secrets of the receivers: `fleet secrets set`."""
 
     scrape_interval: Span = setting(15.0, "Between two scrapes", applies="reload", unit="seconds", ge=1, le=3600)
     retention: Span = setting(
         float(15 * DAY), "How long samples are kept", applies="restart", unit="seconds", ge=float(HOUR)
     )
     retention_size: Size = setting(4 * GIB, "Disk that samples may take", applies="restart", unit="bytes", ge=64 * MIB)
+    webhook: Url = setting(
+        "", "Alerts are posted here as well, with the secret monitoring/webhook as bearer token; empty: nowhere",
+        applies="reload",
+    )  # fmt: skip
+    deadman: Url = setting(
+        "", "Called every minute for as long as alerting works: whatever answers there, outside this fleet, has to "
+        "notice when the calls end; empty: nobody does", applies="reload",
+    )  # fmt: skip
+    mail: MailRoute | None = setting(None, "Alerts that page a person are mailed as well", applies="reload")
+    repeat: Span = setting(
+        float(4 * HOUR), "An alert that goes on is told again after this", applies="reload", unit="seconds",
+        ge=float(MINUTE), le=float(7 * DAY),
+    )  # fmt: skip
+    queue_length: int = setting(
+        200, "Submissions or messages that wait: more than this for ten minutes is a warning", applies="reload", ge=1
+    )
+    latency: Span = setting(
+        2.0, "A slower 99th percentile of the site's answers is a warning", applies="reload", unit="seconds", ge=0.05,
+        le=60,
+    )  # fmt: skip
+    logs_max: Size = setting(
+        4 * GIB, "Disk that the journals of all hosts may take on the monitoring host: more than 128 MiB a host",
+        applies="write", unit="bytes", ge=256 * MIB,
+    )  # fmt: skip
+    logs_keep: Span = setting(
+        float(30 * DAY), "How long their lines stay there, if there is room", applies="write", unit="seconds",
+        ge=float(HOUR), le=float(3650 * DAY),
+    )  # fmt: skip
+    page_from: tuple[Network, ...] = setting(
+        (), "Networks from which people reach the status page by mutual TLS (fleet pki operator makes their "
+        "certificates); empty: on the monitoring host alone, through SSH", applies="reload",
+    )  # fmt: skip
+    alerts_kept: int = setting(
+        2000, "Notifications that the host keeps for the status page", applies="restart", ge=10, le=100000
+    )
 
 
 Source = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.+-]+$")]

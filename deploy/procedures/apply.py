@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pyinfra.api.deploy import add_deploy
@@ -19,6 +21,7 @@ from deploy.model.resources import File, Parameter
 from deploy.procedures.roll import notes
 from deploy.procedures.roll.refusals import nobody_rolls
 from deploy.procedures.session import Session
+from deploy.roles.node_exporter import applied, manifest
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,13 @@ def apply(session: Session) -> Outcome:
     Raises:
         FleetError: a roll has hosts in hand, this controller's or another's; nothing was changed.
     """
+    outcome = _applied(session)
+    with session.timings.part("note"):
+        _note(session.run, outcome)
+    return outcome
+
+
+def _applied(session: Session) -> Outcome:
     run = session.run
     with session.timings.part("plan"):
         first = run.plan()
@@ -53,6 +63,21 @@ def apply(session: Session) -> Outcome:
     return Outcome(
         tuple(run.acted), tuple(pending), tuple(still_different(step) for steps in left.values() for step in steps)
     )
+
+
+def _note(run: Run, outcome: Outcome) -> None:
+    """For monitoring: when this was, how it ended, and what the files are to be. That it cannot be told is no error of
+    the run; monitoring says itself when a host's notes are old or its last apply long ago.
+    """
+    owed = Counter(step.host for step in outcome.pending)
+
+    def note(name: str) -> None:
+        content = manifest(run.state(name).resources)
+        script = applied(content, ok=not outcome.errors, owed=owed[name])
+        with suppress(FleetError):
+            run.do(name, "note", script, seconds=30, unseen=True)
+
+    together([name for name in run.hosts if name in run.targets], note)
 
 
 def _settle(run: Run) -> None:

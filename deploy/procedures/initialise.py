@@ -10,6 +10,7 @@ from deploy.converge.inventory import load, own_identity
 from deploy.errors import FleetError
 from deploy.trust.authority import Authority
 from deploy.trust.identities import load_identities
+from deploy.trust.secret import Secret
 from deploy.trust.vault import Vault
 
 
@@ -50,3 +51,23 @@ def initialise(path: Path, identity: Path | None = None) -> Made:
     if not Authority.load(directory).certificate_pem:
         raise FleetError(subject=str(directory), found="no certificate", expected="the CA's certificate")
     return Made(tuple(made), fresh)
+
+
+def put(path: Path, name: str, value: str, identity: Path | None = None) -> None:
+    """Store a secret that somebody else issued, such as the password of a mail server, for the one that was made.
+
+    Raises:
+        FleetError: no role knows this secret, or the value cannot be one.
+    """
+    if name not in secret_specs():
+        raise FleetError(
+            subject=f"secret {name}", found="a name that no role knows", expected=", ".join(sorted(secret_specs())),
+        )  # fmt: skip
+    if not value or not value.isprintable():
+        raise FleetError(
+            subject=f"secret {name}", found="nothing, or more than one line", expected="one line on standard input",
+            hint=f"fleet secrets set {path.name} {name} <FILE",
+        )  # fmt: skip
+    vault = Vault.open(path / "secrets.age", load_identities(identity or own_identity(path)))
+    vault.put(name, Secret(value))
+    vault.save()

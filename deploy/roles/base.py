@@ -77,7 +77,12 @@ def desired(ctx: Context) -> Iterable[Resource]:
     yield from _sysctl(ctx)
     yield File(
         path="/etc/systemd/journald.conf.d/60-fleet.conf",
-        content=ctx.render("base/journald.conf.j2", max_use=settings.journal_max),
+        content=ctx.render(
+            "base/journald.conf.j2",
+            max_use=settings.journal_max,
+            keep=int(settings.journal_keep),
+            burst=settings.journal_burst,
+        ),
     )
     yield Directory(path="/etc/systemd/journald.conf.d")
     yield Unit(

@@ -1,17 +1,20 @@
-"""Prometheus: scrapes every service of the catalog that has metrics, with a client certificate of its own.
+"""Prometheus: reads every target of the catalog with a certificate of its own, and knows what is worth an alert.
 
-It reads the key pair at each new connection, so a renewal needs no reload.
+It reads the key pair at each new connection, so a renewal needs no reload. Where there are several, each reads
+everything and tells every Alertmanager; they differ in the label `replica` alone, which no alert carries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from deploy.model.catalog import SERVICES
 from deploy.model.fleet import Context
 from deploy.model.resources import Directory, File, Package, Parameter, Query, Resource, StepClass, Unit
+from deploy.model.rules import alerts, records
+from deploy.model.scrapes import jobs
 from deploy.roles.common import CA_FILE, certificate
+from deploy.roles.door import ALERTS
 from deploy.roles.proven import built, reloaded
 
 UNIT = "prometheus.service"
@@ -20,43 +23,17 @@ RULES = "/etc/prometheus/fleet.rules.yml"
 DEFAULTS = "/etc/default/prometheus"
 
 
-@dataclass(frozen=True)
-class Job:
-    """What Prometheus scrapes of one service. No server_name: each host's own name is in its certificate."""
-
-    name: str
-    path: str
-    server_name: str
-    targets: tuple[str, ...]
-
-
-def jobs(ctx: Context) -> Iterator[Job]:
-    """One for each service with metrics that has a host in this fleet."""
-    for service in ctx.fleet.services():
-        if service.metrics_port:
-            port = service.port(service.metrics_port).number
-            members = ctx.fleet.members(service.name)
-            name = service.names[0] if service.names else ""
-            yield Job(service.name, service.metrics_path, name, tuple(f"{host.name}:{port}" for host in members))
-
-
 def desired(ctx: Context) -> Iterable[Resource]:
     settings = ctx.settings.monitoring
     port = SERVICES["monitoring"].port("prometheus").number
     pair = certificate(ctx, "monitoring")
     yield Package(name="prometheus")
     yield pair
-    scraped = list(jobs(ctx))
-    text = ctx.render(
-        "monitoring/prometheus.yml.j2", jobs=scraped, fleet=ctx.fleet.name, rules=RULES, port=port, ca=CA_FILE,
-        certificate=pair.certificate_path, key=pair.key_path, interval=span(settings.scrape_interval),
-        timeout=span(min(10.0, settings.scrape_interval)),
-    )  # fmt: skip
+    text = configuration(ctx)
     # The rules carry the hash of both files.
     build, rules = built(
-        ctx, "monitoring/fleet.rules.yml.j2", jobs=[job.name for job in scraped], beside=text,
-        patience=span(max(60.0, 4 * settings.scrape_interval)), renew_days=ctx.settings.trust.renew_days,
-    )  # fmt: skip
+        ctx, "monitoring/fleet.rules.yml.j2", beside=text, records=records(ctx.fleet), alerts=alerts(ctx.fleet)
+    )
     yield File(path=RULES, content=rules, check='promtool check rules "$CANDIDATE"')
     yield File(path=CONFIG, content=text, check='promtool check config "$CANDIDATE"')
     arguments = (
@@ -84,6 +61,19 @@ def desired(ctx: Context) -> Iterable[Resource]:
     yield from reloaded(
         ctx, query, {"build": build, "reload": "successful"}, files, unit=UNIT, seconds=60,
         words=f"journalctl --no-pager -o cat -n 6 -u {UNIT}",
+    )  # fmt: skip
+
+
+def configuration(ctx: Context) -> str:
+    """prometheus.yml."""
+    settings = ctx.settings.monitoring
+    pair = certificate(ctx, "monitoring")
+    door = SERVICES["door"].port("https").number
+    return ctx.render(
+        "monitoring/prometheus.yml.j2", jobs=jobs(ctx.fleet), fleet=ctx.fleet.name, replica=ctx.host.name, rules=RULES,
+        ca=CA_FILE, certificate=pair.certificate_path, key=pair.key_path, interval=span(settings.scrape_interval),
+        timeout=span(min(10.0, settings.scrape_interval)), alerts=ALERTS,
+        alertmanagers=[f"{host.name}:{door}" for host in ctx.fleet.members("alertmanager")],
     )  # fmt: skip
 
 

@@ -33,6 +33,10 @@ PEER_PRIVILEGES = ("BINLOG MONITOR", "SLAVE MONITOR")
 AGENT = "mysql"
 """For the agent and the copies that it makes: known by the socket and the system account that it comes from."""
 
+EXPORTER = "prometheus"
+"""For the exporter's figures: known as the agent is."""
+EXPORTER_PRIVILEGES = ("BINLOG MONITOR", "PROCESS", "SLAVE MONITOR")
+
 AGENT_PRIVILEGES = ("BINLOG MONITOR", "LOCK TABLES", "PROCESS", "RELOAD", "SLAVE MONITOR")
 
 
@@ -40,7 +44,7 @@ AGENT_PRIVILEGES = ("BINLOG MONITOR", "LOCK TABLES", "PROCESS", "RELOAD", "SLAVE
 class Login:
     """An account: the user of one client address. `grants`: scope, as SQL has it -> privileges.
 
-    Without a secret it is the agent, on the host itself.
+    Without a secret it is the agent or the exporter, on the host itself.
     """
 
     user: str
@@ -80,7 +84,7 @@ def logins(ctx: Context) -> tuple[Login, ...]:
         FleetError: the application's user has a name that is taken.
     """
     settings = ctx.settings.mysql
-    taken = (GRADER, WORKER, REPLICA, SEED, AGENT, "root")
+    taken = (GRADER, WORKER, REPLICA, SEED, AGENT, EXPORTER, "root")
     if settings.user in taken:
         raise FleetError(
             subject="mysql.user",
@@ -103,6 +107,7 @@ def logins(ctx: Context) -> tuple[Login, ...]:
         for host in ctx.fleet.members(service)
     ]
     found.append(Login(AGENT, "localhost", "", {"*.*": AGENT_PRIVILEGES}))
+    found.append(Login(EXPORTER, "localhost", "", {"*.*": EXPORTER_PRIVILEGES}))
     members = ctx.fleet.members("mysql")
     # For every member, the primary too: after a failover it is the one that follows.
     for host in members if len(members) > 1 else ():

@@ -11,6 +11,7 @@ from deploy.roles.proven import built, reloaded
 
 CONFIG = "/etc/nginx/nginx.conf"
 UNIT = "nginx.service"
+STATUS = "/fleet/nginx"
 
 
 def nginx(ctx: Context, root: str) -> Iterator[Resource]:
@@ -21,7 +22,8 @@ def nginx(ctx: Context, root: str) -> Iterator[Resource]:
     build, text = built(
         ctx, "frontend/nginx.conf.j2", nofile=nofile, connections=settings.frontend.worker_connections,
         read_timeout=php.request_limits(ctx)[2], body_max=settings.frontend.body_max, root=root,
-        backlog=settings.base.somaxconn, socket=php.SOCKET, status=php.STATUS, status_socket=php.STATUS_SOCKET,
+        backlog=settings.base.somaxconn, socket=php.SOCKET, status=php.STATUS, nginx_status=STATUS,
+        status_socket=php.STATUS_SOCKET,
     )  # fmt: skip
     yield Package(name="nginx")
     yield Package(name="logrotate")

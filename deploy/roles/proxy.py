@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from deploy.model.catalog import PROXY_ADDRESS, SERVICES
 from deploy.model.fleet import Context
-from deploy.model.resources import File, Package, Query, Resource, Unit
+from deploy.model.resources import File, Package, Resource, Unit
 from deploy.model.ways import Way
 from deploy.roles import graceful
-from deploy.roles.proven import built, reloaded
+from deploy.roles.haproxy import loaded
+from deploy.roles.proven import built
 from deploy.roles.redis import INSTANCES
 
 UNIT = "haproxy.service"
@@ -78,13 +79,4 @@ def desired(ctx: Context) -> Iterable[Resource]:
         check='said=$(haproxy -c -f "$CANDIDATE" 2>&1) || { printf "%s\\n" "$said" | sed "/password/d"; exit 1; }',
     )  # fmt: skip
     yield Unit(name=UNIT, rolling=True, reload_files=(CONFIG,))
-    ask = (
-        f"info=$(printf 'show info\\n' | socat -t 2 - UNIX-CONNECT:{SOCKET})\n"
-        'field() { printf \'%s\\n\' "$info" | sed -n "s/^$1: //p"; }\n'
-        "printf 'build\\t%s\\n' \"$(field description)\"\n"
-        "began=$(($(date +%s) - $(field Uptime_sec)))\n" + ctx.render("proven/files.sh.j2", files=CONFIG)
-    )
-    yield from reloaded(
-        ctx, Query("haproxy", ask, UNIT), {"build": build}, (CONFIG,), unit=UNIT, seconds=10,
-        words=f"journalctl --no-pager -o cat -n 8 -u {UNIT}",
-    )  # fmt: skip
+    yield from loaded(ctx, "haproxy", UNIT, SOCKET, CONFIG, build)

@@ -32,8 +32,8 @@ LIMITS = f"/etc/systemd/system/{UNIT}.d/60-fleet.conf"
 MONITORING_FILE = "/etc/fleet/rabbitmq.auth"
 """`user:password` of the user that may only look."""
 
-PLUGINS = ("rabbitmq_management",)
-ACTIVE = ("rabbitmq_management", "rabbitmq_management_agent", "rabbitmq_web_dispatch")
+PLUGINS = ("rabbitmq_management", "rabbitmq_prometheus")
+ACTIVE = ("rabbitmq_management", "rabbitmq_management_agent", "rabbitmq_prometheus", "rabbitmq_web_dispatch")
 """RabbitMQ's own plugins that run when PLUGINS are enabled."""
 
 SECRETS: Mapping[str, SecretSpec] = {
@@ -92,6 +92,14 @@ def lines(ctx: Context) -> Iterator[Line]:
         "end",
         management,
     )  # fmt: skip
+    # Read through the host's door alone.
+    for name, value in (("ip", "127.0.0.1"), ("port", str(SERVICES["rabbitmq"].port("prometheus").number))):
+        listens = f'proplists:get_value({name}, application:get_env(rabbitmq_prometheus, tcp_config, []), "any")'
+        yield Line(
+            f"prometheus.tcp.{name}", value,
+            f'case lists:member("rabbitmq_prometheus", Running) of\n  false -> "{value}";\n'
+            f"  true -> {listens if name == 'ip' else f'Show({listens})'}\nend", value,
+        )  # fmt: skip
     # The deployment's user is known to the host itself only, by AMQP as well as by HTTP.
     yield Line(
         "loopback_users.guest", "true", 'lists:join(" ", lists:sort(Env(loopback_users)))', f"{ADMIN} guest"

@@ -27,7 +27,7 @@ from deploy.model.resources import (
 )
 from deploy.model.secrets import SecretSpec
 from deploy.model.ways import Way
-from deploy.roles import redis_rolling
+from deploy.roles import redis_exporter, redis_rolling
 from deploy.roles.redis_members import INSTANCES, cluster_of, clusters, standings
 
 __all__ = ["ADMIN_FILE", "INSTANCES", "SECRETS", "clusters", "desired", "standings", "ways"]
@@ -42,6 +42,7 @@ SECRETS: Mapping[str, SecretSpec] = {
     "redis/app": SecretSpec("password", "Redis: frontend, broadcaster"),
     "redis/proxy": SecretSpec("password", "Redis: HAProxy asks who is primary"),
     "redis/sentinel": SecretSpec("password", "Redis: Sentinel watches and fails over"),
+    "redis/probe": SecretSpec("password", "Redis: the health check from outside, PING alone"),
 }
 
 APP_COMMANDS = "+get +set +del +unlink +scan +eval +evalsha +incr +expire +ttl +exists +ping +echo +wait"
@@ -56,6 +57,8 @@ SENTINEL_COMMANDS = (
     "+client|kill +script|kill"
 )
 """As Redis's documentation of Sentinel lists them; the channel is __sentinel__:hello."""
+
+PROBE = "probe"
 
 RESTART_ONLY = frozenset({"tcp-backlog", "databases"})
 """Parameters that CONFIG SET refuses (measured on 7.0.15)."""
@@ -171,6 +174,8 @@ def acl(ctx: Context, instance: str) -> dict[str, str]:
         "app": user("redis/app", f"{APP_KEYS[instance]} resetchannels -@all {APP_COMMANDS}"),
         "proxy": user("redis/proxy", "resetchannels -@all +info"),
         "sentinel": user("redis/sentinel", SENTINEL_COMMANDS),
+        redis_exporter.USER: user("redis/exporter", redis_exporter.COMMANDS),
+        PROBE: user("redis/probe", "resetchannels -@all +ping"),
     }
 
 

@@ -14,7 +14,7 @@ from deploy.model.fleet import Context
 from deploy.model.resources import Directory, File, Parameter, Phase, Query, Resource, Unit
 from deploy.model.secrets import SecretSpec
 from deploy.model.ways import Way
-from deploy.roles import redis_rolling
+from deploy.roles import redis_exporter, redis_rolling
 from deploy.roles.redis import ADMIN_FILE, PROGRAM, client, packages, users
 from deploy.roles.redis_members import INSTANCES, SENTINEL_QUERY, cluster_of
 
@@ -92,6 +92,7 @@ def acl(ctx: Context) -> dict[str, str]:
         "peer": user("sentinel/peer", "&* -@all +auth +client|getname +client|id +client|setname +command +hello +ping "
                      "+role +sentinel|get-master-addr-by-name +sentinel|master +sentinel|myid +sentinel|replicas "
                      "+sentinel|sentinels +sentinel|is-master-down-by-addr +publish +subscribe"),
+        redis_exporter.USER: user("redis/exporter", redis_exporter.SENTINEL_COMMANDS),
     }  # fmt: skip
 
 

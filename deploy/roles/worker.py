@@ -48,6 +48,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
             "queue": queue,
             "rabbitmq": backend.rabbitmq(ctx),
             "prefetch": settings.prefetch,
+            "metrics": {"host": "127.0.0.1", "port": SERVICES["worker"].port(name).number},
             "log": backend.log(settings.log_level),
         }
         if queue in WITH_DATABASE:

@@ -97,7 +97,7 @@ def footprint(host: str) -> dict[str, str]:
         "systemctl show --type=service --state=running -p Id,ExecMainStartTimestampMonotonic '*' | awk -v RS= "
         """'{ id = $1; at = $2; if (id !~ /^Id=/) { id = $2; at = $1 } print substr(id, 4) "\\t" at }' """
         # What comes and goes by itself: logins, timers' work, what D-Bus starts.
-        "| grep -Ev '^(user|session|run-|apt-|dpkg-|logrotate|phpsession|fleet-(guard|rabbitmq-watch)|"
+        "| grep -Ev '^(user|session|run-|apt-|dpkg-|logrotate|phpsession|fleet-(guard|rabbitmq-watch|notes)|"
         "systemd-(hostnamed|timedated|localed|tmpfiles))' || true"
     )
     return dict(line.split("\t", 1) for line in on(host, script).splitlines() if "\t" in line)

@@ -72,7 +72,8 @@ def test_replicas_run_and_keep_up(host: Host, spec: HostSpec) -> None:
 
 def test_accounts(host: Host, spec: HostSpec) -> None:
     users = set(ask(host, "SELECT DISTINCT User FROM mysql.global_priv").split("\n"))
-    assert users <= {"root", "mariadb.sys", "mysql", spec.settings.mysql.user, "grader", "worker", "replica", "seed"}
+    own = {"root", "mariadb.sys", "mysql", "prometheus"}
+    assert users <= own | {spec.settings.mysql.user, "grader", "worker", "replica", "seed"}
     assert "" not in users
     powerful = ask(
         host, "SELECT DISTINCT GRANTEE FROM information_schema.USER_PRIVILEGES WHERE PRIVILEGE_TYPE = 'SUPER'"

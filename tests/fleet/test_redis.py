@@ -60,7 +60,9 @@ def test_application_may_not_administer(host: Host, spec: HostSpec, instance: st
 
 @pytest.mark.parametrize("instance", INSTANCES)
 def test_users_are_the_deployments(host: Host, spec: HostSpec, instance: str) -> None:
-    assert set(ask(host, instance, "ACL USERS")) == {"default", "fleet", "replica", "app", "proxy", "sentinel"}
+    assert set(ask(host, instance, "ACL USERS")) == {
+        "default", "fleet", "replica", "app", "proxy", "sentinel", "exporter", "probe",
+    }  # fmt: skip
     assert any("user default off" in line for line in ask(host, instance, "ACL LIST"))
 
 

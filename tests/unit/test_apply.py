@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from deploy.converge.step import Step
 from deploy.errors import FleetError
 from deploy.model.observed import HostFactsSeen, Snapshot
-from deploy.model.resources import File, StepClass, Unit
+from deploy.model.resources import File, HostState, StepClass, Unit
 from deploy.procedures import apply as module
 from deploy.procedures.roll import notes
 from deploy.procedures.session import Timings
@@ -25,7 +26,7 @@ OWED = Step(host="data1", resource=Unit(name="a.service"), step=StepClass.RESTAR
 def session(before: list[Step], after: list[Step], done: list[tuple[str, str]], kept: tuple[str, ...] = ()) -> Any:
     seen = Snapshot("data1", HostFactsSeen("debian", "12", 1, 1, kept=kept))
     run: Any = SimpleNamespace(
-        acted=[], failures=[], hosts={"data1": None}, remaining=dict, snapshots={"data1": seen}
+        acted=[], failures=[], hosts={"data1": None}, targets=frozenset(), remaining=dict, snapshots={"data1": seen}
     )  # fmt: skip
     run.plan = lambda: {"data1": after if run.acted else before}
     run.steps = lambda name: run.plan()[name]
@@ -62,3 +63,29 @@ def test_what_an_apply_that_died_has_left_goes_too_unless_a_roll_has_it_in_hand(
     done: list[tuple[str, str]] = []
     module.apply(session([OWED], [OWED], done, kept=("a.service", "c.service")))
     assert [("c.service" in script, "a.service" in script) for _, script in done] == ([] if rolls else [(True, False)])
+
+
+def test_the_host_is_told_how_it_ended_and_what_its_files_are_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notes, "read", lambda run: notes.Left({}, frozenset(), ()))
+    done: list[tuple[str, str]] = []
+    opened = session([OWED], [OWED], done)
+    opened.run.targets = frozenset({"data1", "not reached"})
+    once, gone = File(path="/var/x", once=True), File(path="/etc/y", absent=True)
+    opened.run.state = lambda name: HostState(name, (File(path="/etc/x", content="hello\n"), once, gone))
+    module.apply(opened)
+    ((name, script),) = done
+    assert name == "data1"
+    assert "fleet_apply_ok 1\n" in script
+    assert "fleet_apply_owed 1\n" in script
+    listed = [line.split("  ")[1] for line in script.splitlines() if re.match("[0-9a-f]{64}  /", line)]
+    assert listed == ["/etc/x"]
+
+
+def test_a_host_that_cannot_be_told_is_no_failure() -> None:
+    def refused(*_: object, **__: object) -> str:
+        raise FleetError(host="data1", subject="note", found="no space left", expected="")
+
+    opened = session([], [], [])
+    opened.run.targets, opened.run.do = frozenset({"data1"}), refused
+    opened.run.state = lambda name: HostState(name, ())
+    assert module.apply(opened).errors == ()

@@ -40,6 +40,15 @@ NOT_IN_A_PLAN = {
 }
 
 
+EXAMPLES: dict[str, Any] = {
+    "monitoring.webhook": "https://pager.example.org/alerts",
+    "monitoring.deadman": "https://watch.example.org/alive",
+    "monitoring.page_from": ["192.0.2.0/24"],
+    "monitoring.mail": {"to": ["ana@example.org"], "sender": "judge@example.org", "relay": "mail.example.org:587"},
+}
+"""Where another value cannot be made from the default one."""
+
+
 def fleet(**sections: Any) -> Fleet:
     inputs = {
         name: HostInput(frozenset(groups), {"ssh_hostname": f"10.0.0.{number}", **sections})
@@ -144,7 +153,7 @@ def test_a_change_costs_what_the_setting_says(setting: str) -> None:
     assert isinstance(info.json_schema_extra, dict)
     section, _, key = setting.partition(".")
     declared = DECLARED[str(info.json_schema_extra["applies"])]
-    changed = states(fleet(**{section: {key: another(info, value)}}))
+    changed = states(fleet(**{section: {key: EXAMPLES.get(setting) or another(info, value)}}))
     found = [step for name, state in changed.items() for step in compare.steps(state, HOSTS[name], "")]
     if setting in NOT_IN_A_PLAN or section in {"roll", "machine"}:
         assert all(COST[step.step] <= declared for step in found), [step.key for step in found]

@@ -15,6 +15,11 @@ final class App
     /** Not reachable, gone in the middle, going down, taking no writes at the moment. */
     private const MYSQL_AWAY = [2002, 2003, 2006, 2013, 1053, 1290, 1836];
 
+    private const ROUTES = [
+        '/', '/health', '/health/', '/health/live', '/metrics', '/submit', '/certificates', '/schools/rank', '/login',
+        '/logout', '/session',
+    ];
+
     private ?string $submissionId = null;
 
     public static function main(): void
@@ -23,8 +28,16 @@ final class App
         ini_set('log_errors', '1');
         set_error_handler(self::onWarning(...));
         register_shutdown_function(self::onShutdown(...));
+        $begun = hrtime(true);
+        $request = Request::fromGlobals();
+        self::answer($request);
+        Metrics::observe(self::route($request->path), (int)http_response_code(), (hrtime(true) - $begun) / 1e9);
+    }
+
+    private static function answer(Request $request): void
+    {
         try {
-            (new self())->patiently(Request::fromGlobals());
+            (new self())->patiently($request);
         } catch (HttpException $error) {
             Response::json(
                 $error->status,
@@ -89,6 +102,15 @@ final class App
             Response::json(200, ['status' => 'ok']);
             return;
         }
+        if ($request->path === '/metrics') {
+            // nginx lets nobody else through; here too, should it ever be another server.
+            if (!in_array($request->ip, ['127.0.0.1', '::1'], true)) {
+                throw new HttpException(404, 'not found');
+            }
+            $this->allow($request, 'GET');
+            Response::text(Metrics::text());
+            return;
+        }
         Config::load();
         if (preg_match('#\A/submission/([^/]+)\z#', $request->path, $match) === 1) {
             $this->allow($request, 'GET');
@@ -108,6 +130,16 @@ final class App
         };
         $this->allow($request, ...$methods);
         $action($request);
+    }
+
+    /** What a request counts as: one of a few, whatever was sent. */
+    private static function route(string $path): string
+    {
+        return match (true) {
+            in_array($path, self::ROUTES, true) => rtrim($path, '/') === '' ? '/' : rtrim($path, '/'),
+            str_starts_with($path, '/submission/') => '/submission',
+            default => 'other',
+        };
     }
 
     private function allow(Request $request, string ...$methods): void

@@ -22,6 +22,11 @@ final class Response
         self::send(200, 'text/html; charset=utf-8', $body, ['Content-Security-Policy' => $policy]);
     }
 
+    public static function text(string $body): void
+    {
+        self::send(200, 'text/plain; version=0.0.4; charset=utf-8', $body, []);
+    }
+
     /** @param array<string, string> $headers */
     private static function send(int $status, string $type, string $body, array $headers): void
     {

@@ -225,6 +225,7 @@ class WorkerConfig:
     rabbitmq: Rabbitmq
     mysql: Mysql | None = None
     prefetch: int = limits(1, 10_000, 10)
+    metrics: Listen | None = None
     backoff: Backoff = field(default_factory=lambda: Backoff(max_seconds=30.0))
     log: Log = field(default_factory=Log)
 

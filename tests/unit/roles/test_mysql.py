@@ -228,7 +228,7 @@ def test_one_account_for_each_client_address() -> None:
     assert names[:3] == ["omegaup@10.0.0.21", "grader@10.0.0.31", "worker@10.0.0.31"]
     assert {name for name in names if name.startswith("replica@")} == {f"replica@10.0.0.1{i}" for i in (1, 2, 3)}
     alone = [login.user for login in mysql_access.logins(context(members=1))]
-    assert alone == ["omegaup", "grader", "worker", "mysql"]
+    assert alone == ["omegaup", "grader", "worker", "mysql", "prometheus"]
 
 
 def test_grants_are_shown_as_the_look_prints_them() -> None:

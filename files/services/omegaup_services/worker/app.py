@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, start_http_server
+
 from .. import sdnotify
-from ..config import WorkerConfig
+from ..config import Listen, WorkerConfig
 from ..logs import fields
 from ..service import main as service_main
 from .consumer import Consumer
@@ -30,8 +33,35 @@ class Watchdog:
             self._due = time.monotonic() + self._interval
 
 
+class WorkerMetrics:
+    """What a worker counts. It serves nobody, so its figures have a plain port of their own, on the loopback."""
+
+    def __init__(self, queue: str) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.messages = Counter(
+            "worker_messages", "What became of messages.", ["queue", "result"], registry=self.registry
+        )
+        for result in ("done", "rejected", "failed", "waits"):
+            self.messages.labels(queue, result)
+        self.consuming = Gauge("worker_consuming", "1 while it takes messages.", ["queue"], registry=self.registry)
+        self._queue = queue
+
+    def count(self, result: str) -> None:
+        self.messages.labels(self._queue, result).inc()
+
+    def serve(self, listen: Listen, consuming: Callable[[], bool]) -> None:
+        """In a thread of its own. Raises OSError when it cannot listen there."""
+        self.consuming.labels(self._queue).set_function(lambda: float(consuming()))
+        try:
+            start_http_server(listen.port, listen.host, self.registry)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot listen on {listen.host} port {listen.port}: {error.strerror}") from None
+
+
 def run(config: WorkerConfig, check_only: bool) -> None:
     """Consume until SIGTERM or SIGINT."""
+    metrics = WorkerMetrics(config.queue)
 
     def consuming() -> None:
         sdnotify.ready(f"consuming {config.queue}")
@@ -45,9 +75,12 @@ def run(config: WorkerConfig, check_only: bool) -> None:
         backoff=config.backoff,
         on_consuming=consuming,
         on_tick=Watchdog(),
+        on_message=metrics.count,
     )
     if check_only:
         return
+    if config.metrics is not None:
+        metrics.serve(config.metrics, lambda: consumer.consuming)
 
     def stop(_: int, __: FrameType | None) -> None:
         sdnotify.stopping()

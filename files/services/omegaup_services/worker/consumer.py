@@ -48,9 +48,10 @@ class Consumer:
         backoff: Backoff,
         on_consuming: Callable[[], None] = lambda: None,
         on_tick: Callable[[], None] = lambda: None,
+        on_message: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`on_consuming` is called at each (re)start of consumption, `on_tick` about every second in any
-        state.
+        state, `on_message` with what became of a message: done, rejected, failed (by a bug of ours) or waits.
 
         Raises ConfigError when the TLS files are unusable.
         """
@@ -61,6 +62,7 @@ class Consumer:
         self._backoff = backoff
         self._on_consuming = on_consuming
         self._on_tick = on_tick
+        self._on_message = on_message
         self._stop = threading.Event()
         self._reconnect = threading.Event()
         self.consuming = False
@@ -138,6 +140,7 @@ class Consumer:
                 self._handle(body)
             except NotNow as error:
                 wait = delays.next()
+                self._on_message("waits")
                 log.warning(
                     "message waits",
                     extra=fields(queue=self._queue, reason=str(error), retry_in=round(wait, 1)),
@@ -148,14 +151,17 @@ class Consumer:
                 continue
             except Invalid as error:
                 log.error("message rejected", extra=fields(queue=self._queue, reason=str(error)))
+                self._on_message("rejected")
                 channel.basic_reject(tag, requeue=False)
                 return
             except Exception:
                 # Our own bug. Dead-lettered it is kept for after the repair, and does not block the queue.
                 log.exception("message rejected, handler failed", extra=fields(queue=self._queue))
+                self._on_message("failed")
                 channel.basic_reject(tag, requeue=False)
                 return
             channel.basic_ack(tag)
+            self._on_message("done")
             return
 
     def _hold(self, channel: BlockingChannel, seconds: float) -> bool:

@@ -1,0 +1,5 @@
+"""Run the folder: `python3 -I FOLDER CONFIGURATION`."""
+
+from alert_log import main
+
+main()

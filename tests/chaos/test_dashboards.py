@@ -1,0 +1,111 @@
+"""Every panel of every dashboard under load: data, finite, in its unit; each board reacts to a fault made for it."""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from urllib.parse import quote
+
+import pytest
+
+from deploy.model.catalog import SERVICES
+from deploy.model.dashboards import SHARES, Panel, dashboards
+from tests.chaos import faults
+from tests.chaos.failover import database, eventually, load, settled, the_fleet, visiting
+from tests.chaos.support import on
+from tests.chaos.test_end_to_end import FRONTEND, web
+
+pytestmark = pytest.mark.usefixtures("begun_well")
+
+WATCHER = the_fleet().members("monitoring")[0].name
+API = f"http://127.0.0.1:{SERVICES['monitoring'].port('prometheus').number}/api/v1"
+PANELS = [(board, panel) for board in dashboards(the_fleet()) for panel in board.panels]
+WARM = 90
+"""Seconds of load before the questions are asked: rates over five minutes need a few scrapes."""
+
+
+def ask(expression: str) -> dict[str, float]:
+    """Series, as text -> value."""
+    said = json.loads(on(WATCHER, f"curl -sf -m 10 --noproxy '*' '{API}/query?query={quote(expression)}'"))
+    return {json.dumps(one["metric"], sort_keys=True): float(one["value"][1]) for one in said["data"]["result"]}
+
+
+def unwell(panel: Panel) -> str:
+    """What is wrong with the answers to a panel's questions."""
+    for query in panel.queries:
+        values = ask(query.expression)
+        if not values:
+            return f"no data: {query.expression}"
+        for series, value in values.items():
+            if not math.isfinite(value):
+                return f"{value} of {series}: {query.expression}"
+            if value < 0 and panel.unit != "d":
+                return f"{value} of {series} is below zero"
+            if panel.unit in SHARES and value > 1.05:
+                return f"{value} of {series} is no share"
+    return ""
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Iterator[None]:
+    """Visitors, submissions, sessions, cache, messages and rows, for as long as the questions are asked."""
+    web_host = the_fleet().members("frontend")[0].name
+    limits = json.dumps({"limits": {"time_ms": 1000, "memory_bytes": 67108864}})
+    on(web_host, f"curl -sf -m 10 {FRONTEND} -X PUT --data '{limits}' -H 'Content-Type: application/json' "
+                 "https://gitserver:33861/problem/sumas/settings")  # fmt: skip
+    with load(web_host, f"boards-{secrets.token_hex(4)}"), visiting(web_host):
+        until = time.monotonic() + WARM
+        while time.monotonic() < until:
+            web("/submit", {"problem": "sumas", "language": "py3", "source": "print(sum(map(int, input().split())))"})
+            web("/schools/rank")
+            time.sleep(5)  # a submission now and then, not as many as can be
+        yield
+
+
+@pytest.mark.usefixtures("loaded")
+@pytest.mark.parametrize(("board", "panel"), PANELS, ids=[f"{board.name}-{panel.title}" for board, panel in PANELS])
+def test_a_panel_has_data(board: object, panel: Panel) -> None:
+    # A scrape may be between two figures of one question.
+    eventually(f"{panel.title} is answered ({unwell(panel)})", lambda: not unwell(panel), 60)
+
+
+def reacts(name: str, title: str, wanted: Callable[[dict[str, float]], bool], seconds: float = 120) -> None:
+    panel = next(panel for board, panel in PANELS if (board.name, panel.title) == (name, title))
+    eventually(f"{name}: {title} shows it", lambda: wanted(ask(panel.queries[0].expression)), seconds)
+
+
+def test_boards_react_to_a_runner_that_is_gone() -> None:
+    runners = [host.name for host in the_fleet().members("runner")]
+    with faults.killed_for_good(runners[0], "omegaup-runner.service"):
+        reacts("grader", "Runners", lambda found: sum(found.values()) < len(runners))
+    settled()
+    reacts("grader", "Runners", lambda found: sum(found.values()) == len(runners))
+
+
+def test_boards_react_to_a_worker_that_is_gone() -> None:
+    worker = the_fleet().members("worker")[0].name
+    with faults.killed_for_good(worker, "omegaup-worker@analytics.service"):
+        reacts("queue", "Consumers", lambda found: min(found.values()) == 0)
+    settled()
+
+
+def test_boards_react_to_a_failover() -> None:
+    before = set(ask("mysql_global_variables_read_only == bool 0"))
+    assert before
+    replica = next(host.name for host in the_fleet().members("mysql") if host.name != database())
+    with faults.killed_for_good(replica, "mariadb.service"):
+        reacts("failover", "Database: who acknowledges", lambda found: max(found.values(), default=0) < 2)
+        reacts("failover", "Proxies: who serves", lambda found: len(found) > 0)
+    settled()
+
+
+def test_boards_react_to_a_dead_host() -> None:
+    hosts = len(the_fleet().hosts)
+    with faults.power_cut(the_fleet().members("runner")[0].name):
+        reacts("overview", "Hosts up", lambda found: sum(found.values()) == hosts - 1)
+        reacts("overview", "Checks well", lambda found: max(found.values()) < 1)
+    settled()
+    reacts("overview", "Hosts up", lambda found: sum(found.values()) == hosts)
