@@ -24,7 +24,7 @@ from deploy.converge.inventory import folder  # noqa: E402
 from deploy.converge.step import Step  # noqa: E402
 from deploy.errors import TRACE_VARIABLE, FleetError, FleetErrors, each_of, unforeseen  # noqa: E402
 from deploy.model.fleet import Fleet, waivers  # noqa: E402
-from deploy.procedures import db  # noqa: E402
+from deploy.procedures import db, queues  # noqa: E402
 from deploy.procedures.apply import apply as apply_fleet  # noqa: E402
 from deploy.procedures.diffs import diffs  # noqa: E402
 from deploy.procedures.initialise import initialise  # noqa: E402
@@ -49,9 +49,11 @@ app = typer.Typer(
     "An INVENTORY is a name below inventories/ (lab, single, production) or a folder with an inventory.py.",
 )
 db_app = typer.Typer(no_args_is_help=True, help="Who takes the database's writes: see it, move it.")
+queue_app = typer.Typer(no_args_is_help=True, help="What waits in the queues, and their dead letters.")
 secrets_app = typer.Typer(no_args_is_help=True, help="The inventory's secrets, encrypted at rest.")
 app.add_typer(lab_app, name="lab", help="Real Debian hosts on this machine.")
 app.add_typer(db_app, name="db")
+app.add_typer(queue_app, name="queue")
 app.add_typer(secrets_app, name="secrets")
 pki_app = typer.Typer(no_args_is_help=True, help="Certificates that no host asks for by itself.")
 app.add_typer(pki_app, name="pki")
@@ -335,6 +337,56 @@ def _say_moved(moved: db.Moved, as_json: bool) -> None:
         )
     for note in moved.notes:
         err.print(note, highlight=False, soft_wrap=True)
+
+
+QueueName = Annotated[str, typer.Argument(metavar="QUEUE", help="ContestQueue, for example.")]
+Count = Annotated[int, typer.Option("--count", "-n", min=1, max=100000, help="At most so many.")]
+
+
+@queue_app.command("list")
+def queue_list(inventory: Inventory, identity: Identity = None, as_json: Json = False) -> None:
+    """How much waits in each queue, who consumes it, and how many dead letters it has."""
+    with _reported(as_json):
+        found = queues.counts(inventory, identity)
+        if as_json:
+            print(json.dumps({"queues": found}, indent=2))
+        else:
+            view.show_queues(out, found)
+
+
+@queue_app.command("peek")
+def queue_peek(
+    inventory: Inventory, queue: QueueName, count: Count = 10, identity: Identity = None, as_json: Json = False
+) -> None:
+    """The first dead letters of a queue, each with the reason; they stay where they are."""
+    with _reported(as_json):
+        found = queues.peek(inventory, queue, count, identity)
+        if as_json:
+            print(json.dumps({"messages": found}, indent=2))
+        else:
+            view.show_messages(out, found)
+
+
+@queue_app.command("requeue")
+def queue_requeue(inventory: Inventory, queue: QueueName, count: Count = 100000, identity: Identity = None) -> None:
+    """Dead letters back into their queue, when what was in their way is mended."""
+    with _reported():
+        out.print(
+            f"{queues.requeue(inventory, queue, count, identity)} messages are back in the queue.", highlight=False
+        )
+
+
+@queue_app.command("purge")
+def queue_purge(
+    inventory: Inventory, queue: QueueName, identity: Identity = None,
+    dead: Annotated[bool, typer.Option("--dead", help="Its dead letters, not the queue itself.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:  # fmt: skip
+    """Throw away all that waits in a queue, for good."""
+    with _reported():
+        if not yes:
+            typer.confirm(f"Throw away {'the dead letters' if dead else 'all messages'} of {queue}?", abort=True)
+        out.print(f"{queues.purge(inventory, queue, dead, identity)} messages are gone.", highlight=False)
 
 
 @secrets_app.command("init")

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -122,6 +123,26 @@ def show_logs(console: Console, errors: Console, found: Logs) -> None:
         errors.print(f"[yellow]{escape(note)}[/yellow]", highlight=False, soft_wrap=True)
     for name in found.cut:
         errors.print(f"{name}: only its newest lines are shown (--lines)", highlight=False)
+
+
+def show_queues(console: Console, found: Sequence[Mapping[str, Any]]) -> None:
+    """What waits, and what nobody could handle."""
+    table = Table("queue", "purpose", "waiting", "consumers", "dead letters", box=None)
+    for one in found:
+        dead = f"[red]{one['dead']}[/red]" if one["dead"] else "0"
+        table.add_row(one["queue"], one["purpose"], str(one["messages"]), str(one["consumers"]), dead)
+    console.print(table)
+
+
+def show_messages(console: Console, found: Sequence[Mapping[str, Any]]) -> None:
+    """Dead letters, each with the reason."""
+    for one in found:
+        at = one["rejected_at"]
+        when = datetime.fromtimestamp(at).isoformat(" ") if at else "time unknown"
+        console.print(f"[dim]{when}[/dim] [red]{escape(str(one['reason']))}[/red]", soft_wrap=True, highlight=False)
+        console.print(escape(one["body"]), soft_wrap=True, highlight=False)
+    if not found:
+        console.print("No dead letters.")
 
 
 def telling(console: Console) -> Callable[[str], None]:

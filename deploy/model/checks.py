@@ -90,6 +90,8 @@ def memory_needed(host: HostSpec) -> int:
         total += settings.mysql.innodb_buffer_pool_size + 192 * 1024**2
     if host.has("frontend"):
         total += settings.frontend.fpm_max_children * settings.frontend.fpm_child_memory
+    if host.has("runner") and settings.runner.judge == "sandbox":
+        total += settings.runner.slots * settings.runner.sandbox_memory
     return total
 
 

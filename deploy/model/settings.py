@@ -21,6 +21,11 @@ Network = Annotated[str, StringConstraints(pattern=r"^\d{1,3}(\.\d{1,3}){3}(/\d{
 Mail = Annotated[str, StringConstraints(pattern=r"^[^\s@\"']+@[^\s@\"']+$")]
 SshKey = Annotated[str, StringConstraints(pattern=r"^(ssh-(ed25519|rsa)|ecdsa-sha2-nistp\d+|sk-\S+) \S+( .*)?$")]
 
+HostName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.:-]{0,252}[A-Za-z0-9])?$")]
+MailAddress = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9._+-]{1,64}@[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")
+]
+
 
 def setting(default: Any, doc: str, *, applies: str = "restart", unit: str = "", **bounds: Any) -> Any:
     """A field with its documentation, unit and the step class that a change of it costs."""
@@ -193,8 +198,10 @@ class Rabbitmq(Section):
     consumer_timeout: Span = setting(
         1800.0, "Longest time for an acknowledgement", applies="restart", unit="seconds", ge=60
     )
+    # The broker counts the death of a worker, a member or a connection like a fault of the message. In a bad hour one
+    # message may have some of them; only one that kills whoever takes it has twenty (what RabbitMQ 4 does by itself).
     delivery_limit: int = setting(
-        5, "Redeliveries before a message goes to the dead letters", applies="hot", ge=1, le=1000
+        20, "Redeliveries before a message goes to the dead letters", applies="hot", ge=1, le=1000
     )
 
 
@@ -254,11 +261,40 @@ class Broadcaster(Backend):
 
 class Runner(Backend):
     slots: int = setting(1, "Runs at a time", applies="restart", ge=1, le=64)
+    judge: Literal["sandbox", "noop"] = setting(
+        "sandbox", "sandbox: submissions are executed; noop: nothing is, and everything accepted", applies="restart"
+    )
+    languages: tuple[Literal["c11-gcc", "cpp17-gcc", "py3"], ...] = setting(
+        ("c11-gcc", "cpp17-gcc", "py3"), "Languages whose compilers are installed", applies="write"
+    )
+    sandbox_memory: Size = setting(
+        1 * GIB, "Memory of one box, all its processes and files together", applies="write", unit="bytes", ge=128 * MIB
+    )
+    sandbox_without: tuple[Literal["memory.max", "pids.max"], ...] = setting(
+        (), "Limits of a box's control group that this host's kernel cannot give (no control groups v2): fewer "
+        "processes, each with its own limit, must do", applies="write",
+    )  # fmt: skip
+    sandbox_disk: Size = setting(
+        128 * MIB, "What one box may write, in memory", applies="write", unit="bytes", ge=8 * MIB
+    )
 
 
 class Worker(Backend):
-    prefetch: int = setting(10, "Messages in hand at a time", applies="restart", ge=1, le=1000)
+    prefetch: int = setting(
+        10, "Statistics that the worker has in hand at a time; of certificates and mails, which take longer, it is one",
+        applies="restart", ge=1, le=1000,
+    )  # fmt: skip
     mysql_pool: int = setting(1, "Database connections of each worker", applies="restart", ge=1, le=16)
+    mail_relay: HostName = setting(
+        "localhost", "The mail server that takes notifications; they wait in the queue while it is away",
+        applies="restart",
+    )  # fmt: skip
+    mail_port: int = setting(25, "Its port", applies="restart", ge=1, le=65535)
+    mail_tls: Literal["none", "starttls", "tls"] = setting(
+        "none", "How mail is encrypted on its way to the relay; its certificate is checked against the system's CAs",
+        applies="restart",
+    )  # fmt: skip
+    mail_sender: MailAddress = setting("noreply@localhost", "From whom notifications are", applies="restart")
 
 
 class Frontend(Section):
@@ -289,6 +325,17 @@ class Frontend(Section):
         6.0, "A request is tried again for so long while a part that it needs is away (a failover, a restart)",
         applies="reload", unit="seconds", ge=0, le=30,
     )  # fmt: skip
+    redis_timeout: Span = setting(1.0, "Redis is waited for", applies="reload", unit="seconds", ge=0.1, le=30)
+    mysql_timeout: Span = setting(
+        2.0, "The database is waited for, in whole seconds", applies="reload", unit="seconds", ge=1, le=30
+    )
+    rabbitmq_timeout: Span = setting(
+        2.0, "The broker is waited for: its connection and its confirmation", applies="reload", unit="seconds", ge=0.1,
+        le=30,
+    )  # fmt: skip
+    backend_timeout: Span = setting(
+        10.0, "The grader and the gitserver are waited for", applies="reload", unit="seconds", ge=0.5, le=60
+    )
     rate_limit: int = setting(60, "Submissions per minute and address", applies="reload", ge=1, le=100000)
 
 

@@ -84,6 +84,14 @@ printf '{name}\\n' >{RELEASE_FILE}.new && mv -f {RELEASE_FILE}.new {RELEASE_FILE
     )  # fmt: skip
 
 
+def owner(name: str) -> str:
+    """The account that a service runs as."""
+    identity = SERVICES[name].identity
+    if identity is None:
+        raise LookupError(f"the catalog gives {name} no identity")
+    return identity.owner
+
+
 def service(
     ctx: Context,
     name: str,
@@ -94,10 +102,7 @@ def service(
 ) -> Iterator[Resource]:
     """One backend: account, key pair, configuration, unit."""
     catalogued = SERVICES[name]
-    identity = catalogued.identity
-    if identity is None:
-        raise LookupError(f"the catalog gives {name} no identity")
-    account = identity.owner
+    account = owner(name)
     pair = certificate(ctx, name)
     unit = catalogued.units[0]
     path = f"/etc/omegaup/{name}/config.json"
@@ -159,10 +164,12 @@ def mysql(ctx: Context, user_secret: str, user: str, pool: int) -> dict[str, obj
     }  # fmt: skip
 
 
-def rabbitmq(ctx: Context) -> dict[str, object]:
+def rabbitmq(ctx: Context, user: str = "") -> dict[str, object]:
+    """user: the application's own unless it is said; its password is the secret of its name."""
     return {
-        "host": "rabbitmq", "port": SERVICES["rabbitmq"].port("amqp").number, "user": ctx.settings.rabbitmq.user,
-        "password": ctx.secret("rabbitmq/app"), "virtual_host": ctx.settings.rabbitmq.vhost,
+        "host": "rabbitmq", "port": SERVICES["rabbitmq"].port("amqp").number,
+        "user": user or ctx.settings.rabbitmq.user, "password": ctx.secret(f"rabbitmq/{user or 'app'}"),
+        "virtual_host": ctx.settings.rabbitmq.vhost,
     }  # fmt: skip
 
 

@@ -52,12 +52,13 @@ def desired(ctx: Context) -> Iterable[Resource]:
         yield Package(name=f"{php}-{name}", source=php)
     yield Package(name=f"{php}-apcu", source="php-apcu")
     yield Account(name=ACCOUNT)
-    yield certificate(ctx, "frontend")
+    pair = certificate(ctx, "frontend")
+    yield pair
     target, files = release(ctx)
     yield from _code(ctx, target, files)
     yield from _configuration(ctx, target)
     yield from php_fpm(ctx, (CONFIG, RELEASE_FILE), tuple(f"{target}/{path}" for path in files))
-    yield from nginx(ctx, ROOT)
+    yield from nginx(ctx, ROOT, pair)
 
 
 def ways(ctx: Context) -> Iterable[Way]:
@@ -128,9 +129,14 @@ def _configuration(ctx: Context, target: str) -> Iterator[Resource]:
         "OMEGAUP_RABBITMQ_PASSWORD": ctx.secret("rabbitmq/app"),
         "OMEGAUP_RABBITMQ_VHOST": settings.rabbitmq.vhost,
         "OMEGAUP_GRADER_URL": url("grader"),
+        "OMEGAUP_GITSERVER_URL": url("gitserver"),
         "OMEGAUP_SSL_DIR": SSL_DIR,
         "OMEGAUP_RATE_LIMIT": settings.frontend.rate_limit,
         "OMEGAUP_PATIENCE_SECONDS": int(settings.frontend.patience),
+        "OMEGAUP_REDIS_TIMEOUT_MS": int(1000 * settings.frontend.redis_timeout),
+        "OMEGAUP_DB_TIMEOUT_MS": int(1000 * settings.frontend.mysql_timeout),
+        "OMEGAUP_RABBITMQ_TIMEOUT_MS": int(1000 * settings.frontend.rabbitmq_timeout),
+        "OMEGAUP_BACKEND_TIMEOUT_MS": int(1000 * settings.frontend.backend_timeout),
         # A login without a password, to show how sessions are kept. Never in production.
         "OMEGAUP_REFERENCE_LOGIN": settings.environment == "development",
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from deploy.model.catalog import DEAD_LETTERS
 from deploy.model.fleet import Context
 from deploy.model.resources import Resource
 from deploy.model.ways import Way
@@ -18,6 +19,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
         "tls": backend.tls("grader"),
         "mysql": backend.mysql(ctx, "mysql/grader", "grader", settings.mysql_pool),
         "rabbitmq": backend.rabbitmq(ctx),
+        "dead_letters": DEAD_LETTERS,
         "gitserver": {"url": backend.url("gitserver")},
         "broadcaster": {"url": backend.url("broadcaster")},
         "queue": {"lease_seconds": settings.run_lease},

@@ -27,6 +27,12 @@ GRADER, WORKER, REPLICA, SEED = "grader", "worker", "replica", "seed"
 OWN = frozenset({"root@localhost", "mariadb.sys@localhost"})
 """The server's own accounts that stay: root, by its socket alone, and the locked owner of the views in sys."""
 
+WORKER_TABLES = ("Analytics_Daily", "Analytics_Events", "Certificate_Files", "Certificates", "Mails_Sent")
+"""What the workers leave behind."""
+
+WORK = ("INSERT", "SELECT", "UPDATE")
+"""What a service does to its own tables."""
+
 PEER_PRIVILEGES = ("BINLOG MONITOR", "SLAVE MONITOR")
 """To ask another member where it stands."""
 
@@ -95,11 +101,10 @@ def logins(ctx: Context) -> tuple[Login, ...]:
     # In a grant on a database the underscore stands for any character.
     everything = f"`{settings.database}`.*".replace("_", "\\_")
     table = f"`{settings.database}`.`%s`"
-    work = ("INSERT", "SELECT", "UPDATE")
     needs: dict[str, tuple[str, str, dict[str, tuple[str, ...]]]] = {
         "frontend": (settings.user, "mysql/app", {everything: ("DELETE", "INSERT", "SELECT", "UPDATE")}),
-        "grader": (GRADER, "mysql/grader", {table % "Runs": work, table % "Submissions": work}),
-        "worker": (WORKER, "mysql/worker", {table % "Certificates": work}),
+        "grader": (GRADER, "mysql/grader", {table % "Runs": WORK, table % "Submissions": WORK}),
+        "worker": (WORKER, "mysql/worker", {table % name: WORK for name in WORKER_TABLES}),
     }
     found = [
         Login(user, host.address, secret, grants)

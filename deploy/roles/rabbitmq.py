@@ -40,6 +40,7 @@ SECRETS: Mapping[str, SecretSpec] = {
     "rabbitmq/cookie": SecretSpec("cookie", "RabbitMQ: what members and the command line prove themselves with"),
     "rabbitmq/admin": SecretSpec("password", "RabbitMQ: the deployment's own user, on the host itself"),
     "rabbitmq/app": SecretSpec("password", "RabbitMQ: the application's user"),
+    "rabbitmq/operator": SecretSpec("password", "RabbitMQ: people who look at queues and empty them"),
     "rabbitmq/monitoring": SecretSpec("password", "RabbitMQ: health checks and metrics"),
 }
 

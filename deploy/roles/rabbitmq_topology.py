@@ -22,6 +22,9 @@ from deploy.roles.rabbitmq_members import UNIT
 ADMIN = "fleet"
 """The deployment's own user: administrator, from the host itself only."""
 
+OPERATOR = "operator"
+"""Of `fleet queue`: takes messages from any queue and puts them back where they came from."""
+
 API = "/usr/local/lib/fleet/rabbitmq-api"
 CURL_FILE = "/etc/fleet/rabbitmq.curl"
 DEFINITIONS = "/etc/rabbitmq/definitions.json"
@@ -41,8 +44,14 @@ class User:
 def users(ctx: Context) -> dict[str, User]:
     return {
         ADMIN: User("rabbitmq/admin", "administrator", (".*", ".*", ".*")),
+        # The dead letters: a worker puts there what it rejects, with the reason; only people take it from there.
         ctx.settings.rabbitmq.user: User(
-            "rabbitmq/app", "", (NOTHING, _any(EXCHANGES), _any(queue.name for queue in QUEUES))
+            "rabbitmq/app", "", (NOTHING, _any((*EXCHANGES, DEAD_LETTERS)), _any(queue.name for queue in QUEUES))
+        ),
+        OPERATOR: User(
+            "rabbitmq/operator",
+            "",
+            (NOTHING, _any(EXCHANGES), _any(name for queue in QUEUES for name in (queue.name, dead(queue.name)))),
         ),
         # Sees the figures of queues only in a virtual host that it may use, if only for nothing.
         "monitoring": User("rabbitmq/monitoring", "monitoring", (NOTHING, NOTHING, NOTHING)),

@@ -1,23 +1,34 @@
 """Consumers of the queues: one instance of one unit for each queue, each with a configuration of its own.
 
-Only the certificate worker is given the database's password. They serve nobody: a restart leaves their messages in
-the queue for the moment that it takes, so `apply` restarts them itself.
+They serve nobody: a restart leaves their messages in the queue for the moment that it takes, so `apply` restarts them
+itself.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
-from deploy.model.catalog import SERVICES, WORKERS
+from deploy.model.catalog import DEAD_LETTERS, SERVICES, WORKERS
 from deploy.model.fleet import Context
-from deploy.model.resources import Account, Directory, File, Only, Phase, Query, Resource, Unit
+from deploy.model.resources import Account, Directory, File, Only, Package, Phase, Query, Resource, Unit
 from deploy.roles import backend
 from deploy.roles.common import certificate
+from deploy.roles.rabbitmq_topology import OPERATOR
 
 FOLDER = "/etc/omegaup/worker"
 TEMPLATE = "/etc/systemd/system/omegaup-worker@.service"
-WITH_DATABASE = frozenset({"ContestQueue"})
-"""The queues whose messages end in the database; the worker refuses its password for the others."""
+PDF_PACKAGES = ("python3-gi-cairo", "gir1.2-pango-1.0", "fontconfig", "fonts-noto-core", "fonts-wqy-microhei")
+"""Pango and cairo, and fonts for every script: Noto's, and one small font for Chinese, Japanese and Korean."""
+
+QUEUE_TOOL = f"{backend.HOME}/current/bin/omegaup-queue --config /etc/fleet/queues.json"
+QUEUE_TOOL_FILE = QUEUE_TOOL.split()[-1]
+"""What `fleet queue` runs on a worker's host, as root."""
+
+MAIL_QUEUE = WORKERS["notifications"]
+PROMPT = frozenset({WORKERS["analytics"]})
+"""Queues whose messages take milliseconds, so that prefetching is worth it. With the others it would save nothing, and
+the death of a worker would count against all that it had prefetched (`rabbitmq.delivery_limit`)."""
 
 INSTANCES = Query(
     "workers",
@@ -33,6 +44,8 @@ def desired(ctx: Context) -> Iterable[Resource]:
     account = service.identity.owner
     settings = ctx.settings.worker
     yield from backend.code(ctx)
+    for package in PDF_PACKAGES:
+        yield Package(name=package)
     yield Account(name=account)
     yield certificate(ctx, "worker")
     yield Directory(path=FOLDER, group=account, mode=0o750)
@@ -47,15 +60,24 @@ def desired(ctx: Context) -> Iterable[Resource]:
         config: dict[str, object] = {
             "queue": queue,
             "rabbitmq": backend.rabbitmq(ctx),
-            "prefetch": settings.prefetch,
+            "mysql": backend.mysql(ctx, "mysql/worker", "worker", settings.mysql_pool),
+            "dead_letters": DEAD_LETTERS,
+            "prefetch": settings.prefetch if queue in PROMPT else 1,
             "metrics": {"host": "127.0.0.1", "port": SERVICES["worker"].port(name).number},
             "log": backend.log(settings.log_level),
         }
-        if queue in WITH_DATABASE:
-            config["mysql"] = backend.mysql(ctx, "mysql/worker", "worker", settings.mysql_pool)
+        if queue == MAIL_QUEUE:
+            config["mail"] = {
+                "host": settings.mail_relay, "port": settings.mail_port, "tls": settings.mail_tls,
+                "sender": settings.mail_sender,
+            }  # fmt: skip
         path = f"{FOLDER}/{name}.json"
         yield backend.config_file(path, account, config)
         yield Unit(name=f"omegaup-worker@{name}.service", restart_files=(path, backend.RELEASE_FILE, TEMPLATE))
+    yield File(
+        path=QUEUE_TOOL_FILE, mode=0o600, secret=True,
+        content=json.dumps({"rabbitmq": backend.rabbitmq(ctx, OPERATOR)}, indent=2) + "\n",
+    )  # fmt: skip
     yield Only(
         query=INSTANCES, prefix="omegaup-worker@", phase=Phase.UNITS,
         names=frozenset(f"omegaup-worker@{name}.service" for name in WORKERS),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from deploy.model.catalog import SERVICES
@@ -21,11 +21,11 @@ def first(service: str) -> str:
     return the_fleet().members(service)[0].name
 
 
-def web(path: str, data: dict[str, object] | None = None) -> tuple[int, dict[str, object]]:
+def web(path: str, data: Mapping[str, object] | None = None) -> tuple[int, dict[str, object]]:
     """Ask a web host by HTTP, from itself."""
     host = first("frontend")
     body = f"-H 'Content-Type: application/json' --data '{json.dumps(data)}'" if data is not None else ""
-    said = on(host, f"curl -s -m 20 -w '\\n%{{http_code}}' {body} http://{host}{path}")
+    said = on(host, f"curl -s -m 20 -w '\\n%{{http_code}}' {body} {shlex.quote(f'http://{host}{path}')}")
     text, _, code = said.rpartition("\n")
     try:
         answer: dict[str, object] = json.loads(text)

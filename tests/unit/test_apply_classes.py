@@ -37,6 +37,7 @@ NOT_IN_A_PLAN = {
     "base.disk_reserve": "read by the look",
     "frontend.fpm_child_memory": "read by the checks of the inventory",
     "mysql.max_allowed_packet": "rounded to whole KiB",
+    "runner.languages": "what is installed is not taken away",
 }
 
 
@@ -129,6 +130,8 @@ def another(info: FieldInfo, value: Any) -> Any:
         return next(choice for choice in get_args(info.annotation) if choice != value)
     if isinstance(value, bool):
         return not value
+    if isinstance(value, tuple) and get_origin(get_args(info.annotation)[0]) is Literal:
+        return value[1:] or get_args(get_args(info.annotation)[0])[:1]
     if isinstance(value, tuple):
         return {int: (*value, 2222), str: (*value, "192.0.2.0/24")}.get(get_args(info.annotation)[0], (KEY,))
     if isinstance(value, str):

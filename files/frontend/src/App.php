@@ -7,7 +7,6 @@ namespace OmegaUp;
 /** The routes, and the one place where a failure becomes an answer. */
 final class App
 {
-    private const NAME = '/\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\z/';
     private const CERTIFICATES_MAX_BYTES = 4 << 20;
     private const LOGIN_MAX_BYTES = 4096;
     private const PAUSE_MICROSECONDS = 200_000;
@@ -117,12 +116,29 @@ final class App
             $this->submission(rawurldecode($match[1]));
             return;
         }
+        if (preg_match('#\A/problem/([^/]+)/statement/([^/]+)\z#', $request->path, $match) === 1) {
+            $this->allow($request, 'GET', 'PUT');
+            $names = [rawurldecode($match[1]), rawurldecode($match[2])];
+            $request->method === 'PUT' ? Pages::replaceStatement($request, ...$names) : Pages::statement(...$names);
+            return;
+        }
+        if (preg_match('#\A/contest/([^/]+)/scoreboard\z#', $request->path, $match) === 1) {
+            $this->allow($request, 'GET');
+            Pages::scoreboard(rawurldecode($match[1]));
+            return;
+        }
+        if (preg_match('#\A/certificate/([^/]+)\z#', $request->path, $match) === 1) {
+            $this->allow($request, 'GET');
+            Pages::certificate(rawurldecode($match[1]));
+            return;
+        }
         [$methods, $action] = match ($request->path) {
             '/' => [['GET', 'HEAD'], $this->home(...)],
             '/health', '/health/' => [['GET', 'HEAD'], $this->health(...)],
             '/submit' => [['POST'], $this->submit(...)],
             '/certificates' => [['POST'], $this->certificates(...)],
-            '/schools/rank' => [['GET'], $this->schoolRank(...)],
+            '/schools/rank' => [['GET'], Pages::schoolRank(...)],
+            '/tags' => [['GET'], Pages::tags(...)],
             '/login' => [['POST'], $this->login(...)],
             '/logout' => [['POST'], $this->logout(...)],
             '/session' => [['GET'], $this->session(...)],
@@ -182,19 +198,15 @@ final class App
             throw new HttpException(413, "source: more than $maximum bytes");
         }
         $submission['source'] = $source;
-        try {
-            $answer = (new Grader())->newSubmission($submission);
-        } catch (HttpException $error) {
-            // With the id a client can ask what became of it, or send it again, without submitting twice.
-            $body = ['submission_id' => $submission['submission_id']];
-            throw new HttpException($error->status, $error->getMessage(), $body, $error->headers, $error);
+        if (isset($input['contest'])) {
+            $submission['contest'] = $this->name($input, 'contest');
         }
-        Response::json(202, ['status' => 'ok'] + $answer);
+        Response::json(202, Submissions::hand($submission));
     }
 
     private function submission(string $id): void
     {
-        if (preg_match(self::NAME, $id) !== 1) {
+        if (preg_match(Request::NAME, $id) !== 1) {
             throw new HttpException(404, 'no such submission');
         }
         Response::json(200, ['status' => 'ok'] + (new Grader())->submissionStatus($id));
@@ -211,23 +223,6 @@ final class App
             throw new HttpException(503, 'rabbitmq: ' . $error->getMessage(), $body, previous: $error);
         }
         Response::json(202, ['status' => 'queued']);
-    }
-
-    private function schoolRank(Request $request): void
-    {
-        $page = $request->queryInt('page', 1, 1, 10000);
-        $length = $request->queryInt('length', 100, 1, 100);
-        $cache = 'hit';
-        $rank = Cache::getFromCacheOrSet(
-            Cache::SCHOOL_RANK,
-            "{$page}-{$length}",
-            static function () use ($page, $length, &$cache): array {
-                $cache = 'miss';
-                return DAO\Schools::getRank($page, $length);
-            },
-            3600,
-        );
-        Response::json(200, ['status' => 'ok', 'page' => $page, 'length' => $length, 'rank' => $rank], ['X-Cache' => $cache]);
     }
 
     private function login(Request $request): void
@@ -273,7 +268,7 @@ final class App
     private function name(array $input, string $field): string
     {
         $value = $input[$field] ?? null;
-        return is_string($value) && preg_match(self::NAME, $value) === 1
+        return is_string($value) && preg_match(Request::NAME, $value) === 1
             ? $value
             : throw new HttpException(422, "$field: expected 1 to 64 letters, digits, dots, dashes or underscores");
     }

@@ -5,7 +5,8 @@ declare(strict_types=1);
 namespace OmegaUp;
 
 /**
- * Get from the cache or compute. Redis that is gone, slow or full makes this slower, never wrong and never an error.
+ * Get from the cache or compute, one at a time for each key (CacheSlot). Redis that is gone, slow or full makes this
+ * slower, never wrong and never an error.
  *
  * Keys are the specification's: prefix, colon, id. Values are JSON (not PHP's serialization: whoever can write to the
  * cache must not be able to make objects here), so an object comes back as an array.
@@ -30,6 +31,9 @@ final class Cache
         self::TAGS => 3600,
     ];
 
+    /** Keys that one SCAN looks at: others wait for as long, about a tenth of a millisecond. */
+    private const BATCH = 500;
+
     public static function statementId(string $alias, string $language): string
     {
         return "$alias:statement:$language";
@@ -44,18 +48,21 @@ final class Cache
     public static function getFromCacheOrSet(string $prefix, string $id, callable $compute, ?int $ttl = null): mixed
     {
         $key = self::key($prefix, $id);
-        $stored = self::attempt($prefix, static fn (\Redis $redis): mixed => $redis->get($key));
-        if (is_string($stored)) {
-            $entry = json_decode($stored, true);
-            // The wrapper tells a stored null from a value that is not ours or is cut short; those count as absent.
-            if (is_array($entry) && array_key_exists('value', $entry)) {
-                return $entry['value'];
-            }
+        $slot = self::attempt($prefix, static fn (\Redis $redis): CacheSlot => new CacheSlot($redis, $key));
+        $found = $slot === null ? null : self::attempt($prefix, static fn (): ?array => $slot->find());
+        if ($found !== null) {
+            return $found['value'];
         }
-        $value = $compute();
-        $entry = json_encode(['value' => $value], JSON_THROW_ON_ERROR);
-        $seconds = max(1, $ttl ?? self::TTL[$prefix]);
-        self::attempt($prefix, static fn (\Redis $redis): mixed => $redis->set($key, $entry, ['ex' => $seconds]));
+        $begun = hrtime(true);
+        try {
+            $value = $compute();
+        } catch (\Throwable $error) {
+            // Or all that wait would wait for nothing.
+            self::attempt($prefix, static fn () => $slot?->release());
+            throw $error;
+        }
+        $cost = (hrtime(true) - $begun) / 1e9;
+        self::attempt($prefix, static fn () => $slot?->store($value, $cost, max(1, $ttl ?? self::TTL[$prefix])));
         return $value;
     }
 
@@ -63,7 +70,8 @@ final class Cache
     public static function deleteFromCache(string $prefix, string $id): bool
     {
         $key = self::key($prefix, $id);
-        return self::attempt($prefix, static fn (\Redis $redis): mixed => $redis->unlink($key)) !== null;
+        $keys = [$key, CacheSlot::lockOf($key)];
+        return self::attempt($prefix, static fn (\Redis $redis): mixed => $redis->unlink($keys)) !== null;
     }
 
     /**
@@ -79,16 +87,24 @@ final class Cache
         $base = self::key($prefix, $id);
         $pattern = addcslashes($id === '' ? $base : "$base:", '\\*?[]') . '*';
         return self::attempt($prefix, static function (\Redis $redis) use ($base, $pattern): bool {
-            $redis->unlink($base);
-            $cursor = null;
-            // SCAN_RETRY makes phpredis go on over empty batches: false is the end.
-            while (($keys = $redis->scan($cursor, $pattern, 500)) !== false) {
-                if ($keys !== []) {
-                    $redis->unlink($keys);
-                }
-            }
+            $redis->unlink([$base, CacheSlot::lockOf($base)]);
+            // Twice: what was being computed when we came may be stored behind the first pass's back, while after that
+            // pass has taken its lock it can no longer be stored.
+            self::sweep($redis, $pattern);
+            self::sweep($redis, $pattern);
             return true;
         }) === true;
+    }
+
+    private static function sweep(\Redis $redis, string $pattern): void
+    {
+        $cursor = null;
+        // SCAN_RETRY makes phpredis go on over empty batches: false is the end.
+        while (($keys = $redis->scan($cursor, $pattern, self::BATCH)) !== false) {
+            if ($keys !== []) {
+                $redis->unlink($keys);
+            }
+        }
     }
 
     private static function key(string $prefix, string $id): string

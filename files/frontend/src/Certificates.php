@@ -12,6 +12,10 @@ final class Certificates
     private const MAX_RANKING = 20000;
     private const LARGEST = 2147483647;
 
+    /** Letters, marks and digits of any script, what joins them, and single blanks between words. */
+    private const USERNAME = '/\A(?=.{1,100}\z)[\p{L}\p{M}\p{N}_.:\x{2019}\'\x{200C}\x{200D}\x{05BE}-]+'
+        . '( [\p{L}\p{M}\p{N}_.:\x{2019}\'\x{200C}\x{200D}\x{05BE}-]+)*\z/u';
+
     /**
      * @param array<mixed> $input
      * @throws HttpException 422 for bad input
@@ -68,7 +72,7 @@ final class Certificates
         $ranking = [];
         foreach ($rows as $i => $row) {
             $username = is_array($row) ? $row['username'] ?? null : null;
-            if (!is_string($username) || preg_match('/\A[A-Za-z0-9_.:-]{1,100}\z/', $username) !== 1) {
+            if (!is_string($username) || preg_match(self::USERNAME, $username) !== 1) {
                 throw new HttpException(422, "ranking[$i].username: expected a user name");
             }
             // The u keeps PHP from turning the key "1" into a number.

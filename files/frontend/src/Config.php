@@ -15,7 +15,7 @@ final class Config
         'OMEGAUP_DB_HOST', 'OMEGAUP_DB_USER', 'OMEGAUP_DB_PASS', 'OMEGAUP_DB_NAME',
         'OMEGAUP_RABBITMQ_HOST', 'OMEGAUP_RABBITMQ_PORT', 'OMEGAUP_RABBITMQ_USERNAME',
         'OMEGAUP_RABBITMQ_PASSWORD', 'OMEGAUP_RABBITMQ_VHOST',
-        'OMEGAUP_GRADER_URL', 'OMEGAUP_SSL_DIR',
+        'OMEGAUP_GRADER_URL', 'OMEGAUP_GITSERVER_URL', 'OMEGAUP_SSL_DIR',
     ];
 
     private const DEFAULTS = [
@@ -27,6 +27,10 @@ final class Config
         'OMEGAUP_RATE_LIMIT' => 60,
         'OMEGAUP_PATIENCE_SECONDS' => 0,
         'OMEGAUP_MAX_SOURCE_BYTES' => 131072,
+        'OMEGAUP_REDIS_TIMEOUT_MS' => 1000,
+        'OMEGAUP_DB_TIMEOUT_MS' => 2000,
+        'OMEGAUP_RABBITMQ_TIMEOUT_MS' => 2000,
+        'OMEGAUP_BACKEND_TIMEOUT_MS' => 10000,
         'OMEGAUP_HEALTH_REQUIRED' => Health::PARTS,
     ];
 
@@ -58,8 +62,10 @@ final class Config
         if (!defined('REDIS_SESSIONS_USER')) {
             define('REDIS_SESSIONS_USER', constant('REDIS_USER'));
         }
-        if (!str_starts_with(self::string('OMEGAUP_GRADER_URL'), 'https://')) {
-            throw new \RuntimeException("$path: OMEGAUP_GRADER_URL: must begin with https://");
+        foreach (['OMEGAUP_GRADER_URL', 'OMEGAUP_GITSERVER_URL'] as $name) {
+            if (!str_starts_with(self::string($name), 'https://')) {
+                throw new \RuntimeException("$path: $name: must begin with https://");
+            }
         }
         $unknown = array_diff(self::list('OMEGAUP_HEALTH_REQUIRED'), Health::PARTS);
         if ($unknown !== []) {
@@ -78,6 +84,12 @@ final class Config
     {
         $value = filter_var(constant($name), FILTER_VALIDATE_INT);
         return is_int($value) ? $value : throw new \RuntimeException("$name: expected an integer");
+    }
+
+    /** Of a constant in milliseconds. */
+    public static function seconds(string $name): float
+    {
+        return self::int($name) / 1000;
     }
 
     public static function bool(string $name): bool

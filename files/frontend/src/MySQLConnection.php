@@ -10,8 +10,6 @@ namespace OmegaUp;
  */
 final class MySQLConnection
 {
-    private const TIMEOUT_SECONDS = 2;
-
     private static ?self $instance = null;
 
     private function __construct(private readonly \mysqli $link)
@@ -45,9 +43,11 @@ final class MySQLConnection
     {
         mysqli_report(MYSQLI_REPORT_ERROR | MYSQLI_REPORT_STRICT);
         [$host, $port] = explode(':', Config::string('OMEGAUP_DB_HOST'), 2) + [1 => '3306'];
+        // mysqli counts in whole seconds.
+        $timeout = max(1, (int)ceil(Config::seconds('OMEGAUP_DB_TIMEOUT_MS')));
         $link = new \mysqli();
-        $link->options(MYSQLI_OPT_CONNECT_TIMEOUT, self::TIMEOUT_SECONDS);
-        $link->options(MYSQLI_OPT_READ_TIMEOUT, self::TIMEOUT_SECONDS);
+        $link->options(MYSQLI_OPT_CONNECT_TIMEOUT, $timeout);
+        $link->options(MYSQLI_OPT_READ_TIMEOUT, $timeout);
         $flags = 0;
         if (Config::bool('OMEGAUP_DB_TLS')) {
             $link->options(MYSQLI_OPT_SSL_VERIFY_SERVER_CERT, true);

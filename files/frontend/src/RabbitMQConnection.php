@@ -21,7 +21,6 @@ use PhpAmqpLib\Message\AMQPMessage;
 final class RabbitMQConnection
 {
     private const LIBRARY = '/usr/share/php/PhpAmqpLib/autoload.php';
-    private const TIMEOUT_SECONDS = 2.0;
 
     private static ?self $instance = null;
 
@@ -74,7 +73,7 @@ final class RabbitMQConnection
             );
             $sent = true;
             $channel->basic_publish($message, $exchange, $routingKey, true);
-            $channel->wait_for_pending_acks_returns(self::TIMEOUT_SECONDS);
+            $channel->wait_for_pending_acks_returns(Config::seconds('OMEGAUP_RABBITMQ_TIMEOUT_MS'));
         } catch (\Exception $error) {
             Log::failure('rabbitmq', $error);
             // Do not wait for a broker that does not answer (an alarm blocks publishers) to say goodbye too.
@@ -100,13 +99,14 @@ final class RabbitMQConnection
         $user = Config::string('OMEGAUP_RABBITMQ_USERNAME');
         $password = Config::string('OMEGAUP_RABBITMQ_PASSWORD');
         $vhost = Config::string('OMEGAUP_RABBITMQ_VHOST');
+        $timeout = Config::seconds('OMEGAUP_RABBITMQ_TIMEOUT_MS');
         // No heartbeat: the connection lives for milliseconds, and each wait has its own timeout.
         if (Config::bool('OMEGAUP_RABBITMQ_TLS')) {
             return new AMQPSSLConnection($host, $port, $user, $password, $vhost, Config::streamTls($host), [
                 'login_method' => 'PLAIN',
-                'connection_timeout' => self::TIMEOUT_SECONDS,
-                'read_write_timeout' => self::TIMEOUT_SECONDS,
-                'channel_rpc_timeout' => self::TIMEOUT_SECONDS,
+                'connection_timeout' => $timeout,
+                'read_write_timeout' => $timeout,
+                'channel_rpc_timeout' => $timeout,
             ]);
         }
         return new AMQPStreamConnection(
@@ -116,9 +116,9 @@ final class RabbitMQConnection
             $password,
             $vhost,
             login_method: 'PLAIN',
-            connection_timeout: self::TIMEOUT_SECONDS,
-            read_write_timeout: self::TIMEOUT_SECONDS,
-            channel_rpc_timeout: self::TIMEOUT_SECONDS,
+            connection_timeout: $timeout,
+            read_write_timeout: $timeout,
+            channel_rpc_timeout: $timeout,
         );
     }
 }

@@ -14,7 +14,6 @@ final class RedisConnection
 {
     public const CACHE = 'cache';
     public const SESSIONS = 'sessions';
-    private const TIMEOUT_SECONDS = 1.0;
 
     /** @var array<string, \Redis|\RedisException> what this request got: a part that was down is not tried again */
     private static array $instances = [];
@@ -61,15 +60,16 @@ final class RedisConnection
     {
         $host = Config::string("{$constants}_HOST");
         $tls = Config::bool('REDIS_TLS');
+        $timeout = Config::seconds('OMEGAUP_REDIS_TIMEOUT_MS');
         $redis = new \Redis();
         // The warnings of a failed look-up or connection say nothing that the exception does not.
         $connected = @$redis->pconnect(
             $tls ? "tls://$host" : $host,
             Config::int("{$constants}_PORT"),
-            self::TIMEOUT_SECONDS,
+            $timeout,
             "omegaup-$name",
             0,
-            self::TIMEOUT_SECONDS,
+            $timeout,
             $tls ? ['stream' => Config::streamTls($host)] : [],
         );
         if (!$connected) {

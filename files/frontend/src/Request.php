@@ -7,6 +7,9 @@ namespace OmegaUp;
 /** One HTTP request. What it holds is not validated, except where a method says so. */
 final class Request
 {
+    /** What the backends take for the name of a problem, a contest, a language or a submission. */
+    public const NAME = '/\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\z/';
+
     /** @param array<mixed> $query */
     private function __construct(
         public readonly string $method,
@@ -57,6 +60,17 @@ final class Request
             throw new HttpException(400, 'body: expected a JSON object');
         }
         return $input;
+    }
+
+    /** @throws HttpException 413 or 422 */
+    public function text(int $maxBytes): string
+    {
+        $body = (string)file_get_contents('php://input', length: $maxBytes + 1);
+        return match (true) {
+            strlen($body) > $maxBytes => throw new HttpException(413, "body: more than $maxBytes bytes"),
+            !mb_check_encoding($body, 'UTF-8') => throw new HttpException(422, 'body: expected text in UTF-8'),
+            default => $body,
+        };
     }
 
     public function cookie(string $name): string

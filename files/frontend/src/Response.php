@@ -27,6 +27,11 @@ final class Response
         self::send(200, 'text/plain; version=0.0.4; charset=utf-8', $body, []);
     }
 
+    public static function pdf(string $body, string $name): void
+    {
+        self::send(200, 'application/pdf', $body, ['Content-Disposition' => "inline; filename=\"$name\""]);
+    }
+
     /** @param array<string, string> $headers */
     private static function send(int $status, string $type, string $body, array $headers): void
     {

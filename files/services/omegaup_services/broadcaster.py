@@ -30,6 +30,7 @@ RULES = {
     "/health": roles("grader", "frontend", "monitoring", "broadcaster"),
     "/metrics": roles("grader", "frontend", "monitoring", "broadcaster"),
 }
+RETRY = b"retry: 1000\n"  # milliseconds after which a browser comes back when its stream has ended
 EVERYTHING = ""  # the channel of subscribers that name no contest
 
 
@@ -214,7 +215,7 @@ class Broadcaster(Service):
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         try:
             await response.prepare(request)
-            await response.write(b": connected\n\n" + b"".join(missed))
+            await response.write(RETRY + b": connected\n\n" + b"".join(missed))
             if self.stopping.is_set():
                 return response
             while True:

@@ -159,6 +159,7 @@ class GraderConfig(ServiceConfig):
     queue: Queue = field(default_factory=Queue)
     rabbitmq: Rabbitmq | None = None
     submission_queue: str = "SubmissionQueue"
+    dead_letters: str = "dead-letters"
     max_source_bytes: int = limits(1, 4 * 1024 * 1024, 128 * 1024)  # MEDIUMTEXT holds 16 MiB
 
 
@@ -193,11 +194,19 @@ class GraderLink:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sandbox:
+    """`socket`: each connection to it is a box of its own, made by systemd."""
+
+    socket: Path = Path("/run/omegaup-sandbox.sock")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunnerConfig(ServiceConfig):
     name: str
     slots: int = limits(1, 256, 1)
     grader: GraderLink
-    judge: str = choice("noop", default="noop")
+    judge: str = choice("noop", "sandbox", default="noop")
+    sandbox: Sandbox = field(default_factory=lambda: Sandbox())
     noop_seconds: float = limits(0, HOUR, 0.0)
     max_silence_seconds: float = limits(0.1, HOUR, 60.0)
     backoff: Backoff = field(default_factory=Backoff)
@@ -220,22 +229,36 @@ QUEUES = ("ContestQueue", "NotificationQueue", "AnalyticsQueue")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mail:
+    """The relay that takes our mail. `tls`: none, starttls, or tls from the first byte; `sender`: the From address."""
+
+    host: str
+    port: int = limits(1, 65535, 25)
+    tls: str = choice("none", "starttls", "tls", default="none")
+    sender: str
+    timeout_seconds: float = limits(0.1, 60, 10.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
     queue: str = choice(*QUEUES)
     rabbitmq: Rabbitmq
-    mysql: Mysql | None = None
-    prefetch: int = limits(1, 10_000, 10)
+    mysql: Mysql
+    mail: Mail | None = None
+    dead_letters: str = "dead-letters"
+    prefetch: int = limits(1, 10_000, 1)
     metrics: Listen | None = None
     backoff: Backoff = field(default_factory=lambda: Backoff(max_seconds=30.0))
     log: Log = field(default_factory=Log)
 
     def __post_init__(self) -> None:
-        if self.queue == "ContestQueue" and self.mysql is None:
-            raise ConfigError("mysql: required for ContestQueue, whose certificates go to the database")
-        if self.queue != "ContestQueue" and self.mysql is not None:
-            raise ConfigError(
-                f"mysql: not used by {self.queue}; remove it, so that this worker holds no database password"
-            )
+        if (self.queue == "NotificationQueue") != (self.mail is not None):
+            raise ConfigError("mail: required for NotificationQueue, and for no other queue")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueToolConfig:
+    rabbitmq: Rabbitmq
 
 
 def load_file(cls: type[T], path: Path) -> T:

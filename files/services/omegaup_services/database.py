@@ -13,7 +13,7 @@ import ssl
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pymysql
 
@@ -35,9 +35,12 @@ class DatabaseDown(Exception):
 class Session:
     """At most one connection, opened when needed. For one thread."""
 
-    def __init__(self, config: Mysql) -> None:
-        """Raises ConfigError when the TLS files are unusable."""
+    def __init__(self, config: Mysql, isolation: Literal["READ COMMITTED", "REPEATABLE READ"] | None = None) -> None:
+        """`isolation`: of its transactions; None: as the server has it. Raises ConfigError when the TLS files are
+        unusable.
+        """
         self._config = config
+        self._isolation = isolation
         self._connection: Connection | None = None
         self._context()
 
@@ -81,6 +84,7 @@ class Session:
             database=config.database,
             charset="utf8mb4",
             autocommit=False,
+            init_command=f"SET SESSION TRANSACTION ISOLATION LEVEL {self._isolation}" if self._isolation else None,
             connect_timeout=max(1, round(config.timeout_seconds)),
             read_timeout=config.timeout_seconds,
             write_timeout=config.timeout_seconds,

@@ -5,6 +5,13 @@ environment = "development"
 redis = {"sessions_maxmemory": "64mb", "repl_backlog_size": "16mb"}
 mysql = {"innodb_buffer_pool_size": "128mb"}
 frontend = {"fpm_max_children": 8, "fpm_start_servers": 2, "fpm_min_spare": 1, "fpm_max_spare": 4}
+runner = {
+    "languages": ["py3"],
+    "sandbox_memory": "256mb",
+    "sandbox_disk": "32mb",
+    # The lab's hosts have control groups without controllers (see lab/cgroups.py).
+    "sandbox_without": ["memory.max", "pids.max"],
+}
 
 # What the kernel of a container on a shared machine cannot take (plan and status show these).
 waivers = [

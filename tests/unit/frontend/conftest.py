@@ -68,6 +68,7 @@ def mariadb(php: str) -> Iterator[Mariadb]:
     need("mariadbd", "mariadb-server (without starting its service)")
     # Not tmp_path: the name of a Unix socket may not be long.
     with tempfile.TemporaryDirectory(prefix="front") as directory:
-        server = Mariadb(Path(directory), FRONTEND / "sql" / "frontend.sql", os.geteuid() == 0)
+        schema = sorted((FRONTEND.parent / "services" / "sql").glob("*.sql")) + sorted((FRONTEND / "sql").glob("*.sql"))
+        server = Mariadb(Path(directory), schema, os.geteuid() == 0)
         yield server
         server.stop()

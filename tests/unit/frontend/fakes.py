@@ -13,6 +13,7 @@ import struct
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -121,11 +122,15 @@ class Seen:
 
 
 class FakeGrader:
-    """HTTPS that wants a client certificate under `trusted`; `answers` maps a path to (status, body)."""
+    """HTTPS that wants a client certificate under `trusted`.
+
+    `answers` maps a path to (status, body), `hooks` to what makes it.
+    """
 
     def __init__(self, pair: tuple[Path, Path], trusted: Path) -> None:
         self.seen: list[Seen] = []
         self.answers: dict[str, tuple[int, Any]] = {"/health": (200, {"status": "ok"})}
+        self.hooks: dict[str, Callable[[], tuple[int, Any]]] = {}
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*map(str, pair))
         context.verify_mode = ssl.CERT_REQUIRED
@@ -146,17 +151,19 @@ class FakeGrader:
             def _any(self) -> None:
                 raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 subject = dict(pair[0] for pair in self.connection.getpeercert()["subject"])
-                body = json.loads(raw) if raw else None
                 content_type = self.headers.get("Content-Type", "")
+                body = json.loads(raw) if content_type == "application/json" else raw.decode() or None
                 grader.seen.append(Seen(self.command, self.path, subject["commonName"], content_type, body))
-                status, answer = grader.answers.get(self.path, (404, {"status": "error", "error": "no such thing"}))
+                hook = grader.hooks.get(self.path)
+                missing = (404, {"status": "error", "error": "no such thing"})
+                status, answer = hook() if hook else grader.answers.get(self.path, missing)
                 text = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
                 self.wfile.write(text)
 
-            do_GET = do_POST = _any
+            do_GET = do_POST = do_PUT = _any
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
@@ -189,7 +196,7 @@ class Broker:
 
     user: str = "frontend"
     password: str = "broker-secret"
-    exchanges: frozenset[str] = frozenset({"certificates"})
+    exchanges: frozenset[str] = frozenset({"certificates", "submissions"})
     mode: str = "ack"
     published: list[Published] = field(default_factory=list)
     connections: int = 0
@@ -383,36 +390,46 @@ class Redis:
 
 
 class Mariadb:
-    """A real server in a directory of its own, with an account that may only read Schools."""
+    """A real server in a directory of its own, with an account that may only read."""
 
     PASSWORD = "db-secret"
 
-    def __init__(self, directory: Path, schema: Path, root: bool) -> None:
-        data, self._socket, self.port = directory / "data", directory / "s", free_port()
+    def __init__(self, directory: Path, schema: list[Path], root: bool) -> None:
+        data, self.socket, self.port = directory / "data", str(directory / "s"), free_port()
         user = ["--user=root"] if root else []
         subprocess.run(
             ["mariadb-install-db", "--no-defaults", *user, f"--datadir={data}", "--skip-test-db",
              "--auth-root-authentication-method=socket", "--innodb-log-file-size=4M"],
             check=True, capture_output=True,
         )  # fmt: skip
-        with (directory / "mariadb.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                ["mariadbd", "--no-defaults", *user, f"--datadir={data}", f"--socket={self._socket}",
-                 f"--bind-address={HOST}", f"--port={self.port}", "--innodb-log-file-size=4M", "--skip-name-resolve",
-                 f"--pid-file={directory}/pid", f"--tmpdir={directory}"],
-                stdout=log, stderr=log,
-            )  # fmt: skip
-        wait_for_port(self.port, self.process, 20)
-        self.sql(f"CREATE DATABASE omegaup; USE omegaup; {schema.read_text()}")
+        self._command = [
+            "mariadbd", "--no-defaults", *user, f"--datadir={data}", f"--socket={self.socket}",
+            f"--bind-address={HOST}", f"--port={self.port}", "--innodb-log-file-size=4M", "--skip-name-resolve",
+            f"--pid-file={directory}/pid", f"--tmpdir={directory}",
+        ]  # fmt: skip
+        self._directory = directory
+        self.start()
+        tables = "".join(file.read_text() for file in schema)
+        self.sql(f"CREATE DATABASE omegaup; USE omegaup; {tables}")
         self.sql(
             f"CREATE USER frontend@'{HOST}' IDENTIFIED BY '{self.PASSWORD}';"
-            f"GRANT SELECT ON omegaup.Schools TO frontend@'{HOST}';"
+            f"GRANT SELECT ON omegaup.* TO frontend@'{HOST}';"
             "INSERT INTO omegaup.Schools (name, score) VALUES ('Norte', 10), ('Ñandú', 30), ('Sur', 20)"
         )
 
+    def start(self) -> None:
+        with (self._directory / "mariadb.log").open("ab") as log:
+            self.process = subprocess.Popen(self._command, stdout=log, stderr=log)
+        wait_for_port(self.port, self.process, 20)
+
+    def kill(self) -> None:
+        """As by kill -9."""
+        self.process.kill()
+        self.process.wait()
+
     def sql(self, text: str) -> str:
         done = subprocess.run(
-            ["mariadb", "--no-defaults", f"--socket={self._socket}", "-N"],
+            ["mariadb", "--no-defaults", f"--socket={self.socket}", "-N"],
             input=text,
             capture_output=True,
             text=True,

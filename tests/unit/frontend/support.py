@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -57,7 +58,8 @@ def php_constants(values: dict[str, Any]) -> str:
 class Site:
     """One running frontend."""
 
-    def __init__(self, directory: Path, constants: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, constants: dict[str, Any], workers: int = 1) -> None:
+        self._workers = workers
         self.config = directory / "config.php"
         self.config.write_text(php_constants(constants))
         self.log = directory / "php.log"
@@ -66,13 +68,14 @@ class Site:
         self.process = subprocess.Popen(
             ["php", "-d", "opcache.enable=0", "-S", f"{HOST}:{self.port}", "-t", str(FRONTEND / "www"),
              str(FRONTEND / "www" / "index.php")],
-            env=self.environment(), stdout=self._output, stderr=self._output,
+            env=self.environment(), stdout=self._output, stderr=self._output, start_new_session=True,
         )  # fmt: skip
         wait_for_port(self.port, self.process)
 
     def environment(self) -> dict[str, str]:
         # A proxy that leads nowhere, to show that the grader is not asked through one.
-        return {**os.environ, "OMEGAUP_CONFIG": str(self.config), "https_proxy": f"http://{HOST}:1"}
+        workers = {"PHP_CLI_SERVER_WORKERS": str(self._workers)} if self._workers > 1 else {}
+        return {**os.environ, **workers, "OMEGAUP_CONFIG": str(self.config), "https_proxy": f"http://{HOST}:1"}
 
     def request(
         self,
@@ -116,6 +119,9 @@ class Site:
 
     def close(self) -> None:
         stop(self.process)
+        # Its workers, if it has any: they would outlive it.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self._output.close()
 
 
@@ -132,6 +138,7 @@ class World:
     def __init__(self, directory: Path, authority: Authority) -> None:
         self.directory, self.authority = directory, authority
         self._close: list[Callable[[], None]] = []
+        self._sites = 0
         closed = free_port()
         self.constants: dict[str, Any] = {
             "REDIS_HOST": HOST,
@@ -151,6 +158,7 @@ class World:
             "OMEGAUP_RABBITMQ_PASSWORD": "broker-secret",
             "OMEGAUP_RABBITMQ_VHOST": "/",
             "OMEGAUP_GRADER_URL": f"https://{HOST}:{closed}",
+            "OMEGAUP_GITSERVER_URL": f"https://{HOST}:{closed}",
             "OMEGAUP_SSL_DIR": str(authority.directory),
             "OMEGAUP_REFERENCE_LOGIN": True,
         }
@@ -176,8 +184,17 @@ class World:
         self.constants["OMEGAUP_GRADER_URL"] = grader.url
         return grader
 
-    def site(self, **constants: Any) -> Site:
-        site = Site(self.directory, {**self.constants, **constants})
+    def gitserver(self) -> FakeGrader:
+        gitserver = FakeGrader(self.authority.server(), self.authority.directory / "ca.crt")
+        self._close.append(gitserver.close)
+        self.constants["OMEGAUP_GITSERVER_URL"] = gitserver.url
+        return gitserver
+
+    def site(self, workers: int = 1, **constants: Any) -> Site:
+        self._sites += 1
+        directory = self.directory / f"site{self._sites}"
+        directory.mkdir()
+        site = Site(directory, {**self.constants, **constants}, workers)
         self._close.append(site.close)
         return site
 

@@ -64,6 +64,23 @@ def test_no_places(shared: Shared) -> None:
     assert shared.broker.published[0].body.items() >= request.items()
 
 
+def test_names_in_any_script(shared: Shared) -> None:
+    names = [
+        "José Ñandú",
+        "محمد عبد الله",
+        "מרים־לאה",
+        "中村さくら",
+        "김철수",
+        "अनिल कुमार",
+        "O'Neill",
+        "مریم\u200cالسادات",
+        "a" * 100,
+    ]
+    ranking = [{"username": name, "place": place} for place, name in enumerate(names, 1)]
+    assert shared.site.post("/certificates", {**REQUEST, "ranking": ranking}).status == 202
+    assert shared.broker.published[0].body["ranking"] == ranking
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -75,6 +92,11 @@ def test_no_places(shared: Shared) -> None:
         {"ranking": {"username": "a", "place": 1}},
         {"ranking": [{"username": "a"}]},
         {"ranking": [{"username": "<b>", "place": 1}]},
+        {"ranking": [{"username": " ana", "place": 1}]},
+        {"ranking": [{"username": "ana  b", "place": 1}]},
+        {"ranking": [{"username": "ana\n", "place": 1}]},
+        {"ranking": [{"username": "\u202eana", "place": 1}]},
+        {"ranking": [{"username": "a" * 101, "place": 1}]},
         {"ranking": ["a"]},
     ],
 )

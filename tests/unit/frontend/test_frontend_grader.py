@@ -162,3 +162,29 @@ def test_patience_ends_and_a_refusal_is_told_at_once(world: World) -> None:
     grader.answers["/submission/new"] = (422, {"error": "unknown language"})
     assert site.post("/submit", SUBMISSION).status == 422
     assert len(grader.seen) == tries + 1
+
+
+def test_without_a_grader_the_queue_takes_it(world: World) -> None:
+    broker = world.broker()
+    site = world.site()
+    answer = site.post("/submit", {**SUBMISSION, "submission_id": "mine", "contest": "omi"})
+    assert (answer.status, answer.json) == (202, {"status": "queued", "id": "mine"})
+    [message] = broker.published
+    assert (message.exchange, message.routing_key) == ("submissions", "SubmissionQueue")
+    assert (message.delivery_mode, message.mandatory, message.confirms) == (2, True, True)
+    assert message.body == {**SUBMISSION, "submission_id": "mine", "contest": "omi"}
+
+
+def test_what_the_grader_refuses_is_not_queued(world: World) -> None:
+    broker, grader = world.broker(), world.grader()
+    grader.answers["/submission/new"] = (400, {"status": "error", "error": "source: too long"})
+    assert world.site().post("/submit", SUBMISSION).status == 400
+    assert broker.published == []
+
+
+@pytest.mark.parametrize("mode", ["nack", "return", "silent"])
+def test_neither_grader_nor_queue(world: World, mode: str) -> None:
+    world.broker(mode=mode)
+    answer = world.site().post("/submit", {**SUBMISSION, "submission_id": "again"})
+    assert answer.status == 503
+    assert answer.json == {"status": "error", "error": "grader: connection refused", "submission_id": "again"}

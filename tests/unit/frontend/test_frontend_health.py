@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from typing import Any
 
 import pytest
 
@@ -71,7 +72,8 @@ def test_all_unwell(world: World) -> None:
 def test_wrong_passwords(world: World, mariadb: Mariadb) -> None:
     complete(world, mariadb)
     names = ["REDIS_PASS", "REDIS_SESSIONS_PASS", "OMEGAUP_DB_PASS", "OMEGAUP_RABBITMQ_PASSWORD"]
-    site = world.site(**dict.fromkeys(names, "not-this-one"))
+    wrong: dict[str, Any] = dict.fromkeys(names, "not-this-one")
+    site = world.site(**wrong)
     answer = site.get("/health/")
     assert answer.status == 503
     errors = {part: check["error"] for part, check in answer.json["checks"].items()}

@@ -34,7 +34,7 @@ def test_a_value_that_is_not_ours_is_replaced(world: World) -> None:
     redis = world.redis()
     redis.cli("set", "tags:x", '{"value": [1')
     assert world.site().run(f"echo {CACHE}::getFromCacheOrSet({CACHE}::TAGS, 'x', fn () => 5);") == "5"
-    assert json.loads(redis.cli("get", "tags:x")) == {"value": 5}
+    assert json.loads(redis.cli("get", "tags:x"))["value"] == 5
 
 
 def test_what_fails_is_not_stored(world: World) -> None:

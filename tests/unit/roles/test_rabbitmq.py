@@ -138,7 +138,18 @@ def test_the_application_configures_nothing_writes_to_exchanges_and_reads_queues
     assert bool(re.search(read, name)) == (name not in EXCHANGES)
     assert not re.search(read, rabbitmq_topology.dead(name))
     assert not re.search(write, "amq.default")
+    # A worker puts there what it rejects, with the reason. Only people take it from there.
+    assert re.search(write, "dead-letters")
+
+
+@pytest.mark.parametrize("queue", [queue.name for queue in QUEUES])
+def test_people_take_messages_from_every_queue_and_put_them_back(queue: str) -> None:
+    configure, write, read = rabbitmq_topology.users(context())["operator"].permissions
+    assert re.search(read, queue)
+    assert re.search(read, rabbitmq_topology.dead(queue))
+    assert all(re.search(write, exchange) for exchange in EXCHANGES)
     assert not re.search(write, "dead-letters")
+    assert not re.search(configure, queue)
 
 
 def test_the_policy_is_for_the_work_queues_and_not_for_the_dead_letters() -> None:
@@ -275,12 +286,21 @@ def test_an_answer_that_imitates_another_line_is_read_as_one_value() -> None:
     assert parse("data1", output, "n", [item]).answers["rabbitmq"].values == {item.name: "configure .*?user x"}
 
 
-def test_workers_are_the_catalogs_and_only_one_has_the_databases_password() -> None:
+def test_workers_are_the_catalogs_and_only_one_knows_the_mail_relay() -> None:
     ctx = context("app1")
     units = [item.name for item in wanted(ctx) if isinstance(item, Unit)]
     assert tuple(units) == SERVICES["worker"].units
     for name, queue in WORKERS.items():
         config = json.loads(files(ctx)[f"/etc/omegaup/worker/{name}.json"].content)
         assert config["queue"] == queue
-        assert ("mysql" in config) == (name == "certificates")
+        assert ("mail" in config) == (name == "notifications")
+        assert config["rabbitmq"]["user"] == "omegaup"
+        # What it prefetches is counted against when it dies: not where messages take long.
+        assert config["prefetch"] == (10 if name == "analytics" else 1)
+    # Five starts in ten seconds, systemd's default, would be fewer than a message has that kills its worker.
+    assert "[Unit]" in (unit := files(ctx)[worker.TEMPLATE].content)
+    assert "\nStartLimitIntervalSec=0\n" in unit.partition("[Service]")[0]
+    tool = files(ctx)["/etc/fleet/queues.json"]
+    assert (tool.owner, tool.group, tool.mode, tool.secret) == ("root", "root", 0o600, True)
+    assert json.loads(tool.content)["rabbitmq"]["user"] == "operator"
     assert not [item for item in wanted(ctx) if isinstance(item, Package) and "rabbitmq" in item.name]

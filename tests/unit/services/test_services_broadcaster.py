@@ -69,7 +69,7 @@ def test_streams_are_kept_alive_and_end_with_the_service(ca: Authority) -> None:
         url = f"https://127.0.0.1:{service.ports[0]}/events/"
         tls = context(ca.path, ca.issue("frontend"))
         async with aiohttp.ClientSession() as session, session.get(url, ssl=tls) as stream:
-            beginning = b": connected\n\n: ping\n\n"
+            beginning = b"retry: 1000\n: connected\n\n: ping\n\n"
             assert await stream.content.readexactly(len(beginning)) == beginning
             async with asyncio.timeout(3):
                 await service.stop()

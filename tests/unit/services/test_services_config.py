@@ -53,7 +53,7 @@ def test_smallest_configurations_have_the_documented_defaults(tmp_path: Path) ->
     runner = {"listen": {"port": 6060}, "tls": TLS, "name": "r1", "grader": {"url": "https://grader:11302"}}
     assert load(RunnerConfig, runner, tmp_path).judge == "noop"
     worker = {"queue": "ContestQueue", "rabbitmq": RABBITMQ, "mysql": MYSQL}
-    assert load(WorkerConfig, worker, tmp_path).prefetch == 10
+    assert load(WorkerConfig, worker, tmp_path).prefetch == 1
 
 
 @pytest.mark.parametrize(
@@ -82,13 +82,17 @@ def test_mistakes_are_named(tmp_path: Path, change: dict[str, Any], words: str) 
     assert "\n" not in message
 
 
-def test_worker_holds_a_database_password_only_if_it_needs_it(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="mysql: required for ContestQueue"):
+def test_only_the_worker_that_sends_mail_knows_the_relay(tmp_path: Path) -> None:
+    worker = {"rabbitmq": RABBITMQ, "mysql": MYSQL}
+    mail = {"mail": {"host": "h", "sender": "a@b"}}
+    with pytest.raises(ConfigError, match="mysql: required"):
         load(WorkerConfig, {"queue": "ContestQueue", "rabbitmq": RABBITMQ}, tmp_path)
-    with pytest.raises(ConfigError, match="not used by AnalyticsQueue"):
-        load(WorkerConfig, {"queue": "AnalyticsQueue", "rabbitmq": RABBITMQ, "mysql": MYSQL}, tmp_path)
+    for wrong in ({"queue": "NotificationQueue"}, {"queue": "AnalyticsQueue", **mail}):
+        with pytest.raises(ConfigError, match="mail: required for NotificationQueue, and for no other"):
+            load(WorkerConfig, {**worker, **wrong}, tmp_path)
+    assert load(WorkerConfig, {**worker, **mail, "queue": "NotificationQueue"}, tmp_path).mail is not None
     with pytest.raises(ConfigError, match="queue: 'Other' is not one of"):
-        load(WorkerConfig, {"queue": "Other", "rabbitmq": RABBITMQ}, tmp_path)
+        load(WorkerConfig, {**worker, "queue": "Other"}, tmp_path)
 
 
 def test_secrets_are_not_shown_and_may_be_in_files(tmp_path: Path) -> None:

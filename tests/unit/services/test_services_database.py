@@ -118,3 +118,16 @@ def test_pool_runs_beside_the_event_loop_and_closes(monkeypatch: pytest.MonkeyPa
 
     asyncio.run(go())
     assert all(connection.closed for connection in made)
+
+
+def test_a_connection_has_the_isolation_that_its_session_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str | None] = []
+
+    def connect(**options: Any) -> Fake:
+        asked.append(options["init_command"])
+        return Fake([])
+
+    monkeypatch.setattr(pymysql, "connect", connect)
+    for session in (Session(MYSQL), Session(MYSQL, isolation="READ COMMITTED")):
+        session.run(lambda _: None)
+    assert asked == [None, "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"]

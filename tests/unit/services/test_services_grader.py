@@ -15,7 +15,7 @@ from omegaup_services.broadcaster import Broadcaster
 from omegaup_services.gitserver import Gitserver
 from omegaup_services.grader.app import Grader
 from omegaup_services.grader.store import MemoryStore
-from omegaup_services.runner import Runner
+from omegaup_services.runner.app import Runner
 
 from tests.unit.services.support import (
     Authority,
@@ -106,7 +106,7 @@ def test_submission_to_verdict_to_subscriber(ca: Authority, tmp_path: Path) -> N
             stream = f"https://127.0.0.1:{it.broadcaster.ports[0]}/events/?contest=omi"
             tls = context(ca.path, ca.issue("frontend"))
             async with aiohttp.ClientSession() as session, session.get(stream, ssl=tls) as events:
-                assert await events.content.readline() == b": connected\n"
+                assert await events.content.readuntil(b": connected\n")
                 body = {**SUBMISSION, "contest": "omi", "submission_id": "s-1"}
                 assert await it.frontend.post("/submission/new", body) == (200, {"status": "ok", "id": "s-1"})
                 answer = await it.verdict("s-1")

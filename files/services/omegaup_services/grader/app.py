@@ -56,7 +56,9 @@ class Grader(Service):
         self.desk = Desk(config, self._store, settings, self._events, self.metrics)
         self._submissions: SubmissionQueue | None = None
         if config.rabbitmq is not None:
-            self._submissions = SubmissionQueue(config.rabbitmq, config.submission_queue, self.desk.submit)
+            self._submissions = SubmissionQueue(
+                config.rabbitmq, config.submission_queue, config.dead_letters, self.desk.submit
+            )
         self._add_checks()
         self._add_routes(config)
 

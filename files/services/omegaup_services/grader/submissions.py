@@ -21,10 +21,14 @@ class SubmissionQueue:
     required.
     """
 
-    def __init__(self, config: Rabbitmq, queue: str, submit: Callable[[dict[str, Any]], Awaitable[str]]) -> None:
+    def __init__(
+        self, config: Rabbitmq, queue: str, dead_letters: str, submit: Callable[[dict[str, Any]], Awaitable[str]]
+    ) -> None:
         self._submit = submit
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._consumer = Consumer(config, queue, self._handle, backoff=Backoff(max_seconds=30.0))
+        self._consumer = Consumer(
+            config, queue, self._handle, backoff=Backoff(max_seconds=30.0), dead_letters=dead_letters
+        )
         self._thread = threading.Thread(target=self._consumer.run, name="submission-queue", daemon=True)
 
     def start(self) -> None:
@@ -41,7 +45,7 @@ class SubmissionQueue:
         if not self._consumer.consuming:
             raise Unwell(self._consumer.last_error)
 
-    def _handle(self, body: bytes) -> None:
+    def _handle(self, body: bytes, breathe: Callable[[], None]) -> None:
         data = json_message(body)
         if "submission_id" not in data:
             # A message may be delivered twice; without an id of its own the second would be another

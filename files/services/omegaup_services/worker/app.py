@@ -72,6 +72,7 @@ def run(config: WorkerConfig, check_only: bool) -> None:
         config.queue,
         handler_for(config),
         prefetch=config.prefetch,
+        dead_letters=config.dead_letters,
         backoff=config.backoff,
         on_consuming=consuming,
         on_tick=Watchdog(),

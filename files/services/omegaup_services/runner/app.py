@@ -1,7 +1,6 @@
 """The runner: asks the grader for runs, judges them, reports. Metrics and health on port 6060.
 
-The only judge so far is `noop`, which compiles and executes nothing and accepts everything: it proves the
-fleet, not the submission.
+It executes nothing itself: see judge.py.
 """
 
 from __future__ import annotations
@@ -13,31 +12,20 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from .checks import NAME
-from .config import RunnerConfig
-from .health import Unwell
-from .httpd import roles
-from .links import Delays, Link, LinkDown, Refused
-from .logs import fields
-from .schema import ConfigError
-from .service import Service, service_main
+from ..checks import NAME
+from ..config import RunnerConfig
+from ..health import Unwell
+from ..httpd import roles
+from ..links import Delays, Link, LinkDown, Refused
+from ..logs import fields
+from ..schema import ConfigError
+from ..service import Service, service_main
+from .judge import Judge, NoopJudge, Result, SandboxDown, SandboxJudge
 
 log = logging.getLogger(__name__)
 
 RULES = {"/health": roles("monitoring", "runner"), "/metrics": roles("monitoring", "runner")}
 NOT_REGISTERED = 409
-
-
-async def noop_judge(work: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """The verdict AC for any run, after `seconds`. Compiles and executes nothing."""
-    started = time.monotonic()
-    await asyncio.sleep(seconds)
-    return {
-        "verdict": "AC",
-        "score": 1.0,
-        "time_ms": round((time.monotonic() - started) * 1000),
-        "memory_bytes": len(work["submission"]["source"].encode()),
-    }
 
 
 class Runner(Service):
@@ -60,6 +48,12 @@ class Runner(Service):
         self._failures = self.metrics.counter("runner_grader_failures", "Calls to the grader that failed.")
         self.metrics.gauge("runner_slots_busy", "Runs in hand.").set_function(lambda: len(self._holding))
         self.health.add("grader", self._check_contact)
+        self._judged: Judge
+        if config.judge == "sandbox":
+            self._judged = SandboxJudge(config.sandbox)
+            self.health.add("sandbox", self._check_sandbox)
+        else:
+            self._judged = NoopJudge(config.noop_seconds)
         self.serve(config.listen, RULES)
 
     async def _check_contact(self) -> None:
@@ -70,6 +64,12 @@ class Runner(Service):
         limit = max(self._config.max_silence_seconds, self._poll_seconds + self._config.grader.timeout_seconds)
         if silence > limit:
             raise Unwell(f"silent for {silence:.0f} s, limit {limit:g} s: {self._last_error}")
+
+    async def _check_sandbox(self) -> None:
+        try:
+            await self._judged.check()
+        except SandboxDown as error:
+            raise Unwell(str(error)) from None
 
     async def opened(self) -> None:
         await self._grader.open()
@@ -127,8 +127,15 @@ class Runner(Service):
         delays = Delays(self._config.backoff)
         while not self.stopping.is_set():
             try:
+                # Before it asks: a run is nobody's to fail for want of a sandbox.
+                await self._judged.check()
                 await self._register()
                 work = await self._poll()
+            except SandboxDown as error:
+                self._last_error = str(error)
+                log.error("no sandbox", extra=fields(error=str(error)))
+                await self._pause(delays.next())
+                continue
             except Refused as error:
                 if error.code == NOT_REGISTERED and self._registered:
                     self._registered = False  # the grader has restarted, or thought us dead
@@ -170,11 +177,19 @@ class Runner(Service):
     async def _judge(self, work: Mapping[str, Any]) -> None:
         run_id = int(work["id"])
         try:
-            result = await noop_judge(work, self._config.noop_seconds)
-            if await self._report(run_id, {"lease": work["lease"], **result}, float(work["lease_seconds"])):
-                self._runs.labels(result["verdict"]).inc()
+            result = await self._verdict(work, run_id)
+            if await self._report(run_id, {"lease": work["lease"], **vars(result)}, float(work["lease_seconds"])):
+                self._runs.labels(result.verdict).inc()
+        except SandboxDown as error:
+            # Not reported: the grader learns with the next request that we no longer hold it, and gives it away again.
+            log.error("run given back", extra=fields(run=run_id, error=str(error)))
         finally:
             self._holding.discard(run_id)
+
+    async def _verdict(self, work: Mapping[str, Any], run_id: int) -> Result:
+        judged, detail = await self._judged.judge(work["submission"], work["settings"])
+        log.info("judged", extra=fields(run=run_id, verdict=judged.verdict, detail=detail[:200]))
+        return judged
 
     async def _report(self, run_id: int, result: Mapping[str, Any], lease_seconds: float) -> bool:
         """Repeat until the grader has it, refuses it, or the lease is over and another runner has the run."""
