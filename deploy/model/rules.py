@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from deploy.model.catalog import DEAD_LETTERS, QUEUES
+from deploy.model.catalog import DEAD_LETTERS
 from deploy.model.fleet import Fleet
 from deploy.model.scrapes import BLACKBOX, jobs
 
@@ -404,7 +404,7 @@ def _sentinel(fleet: Fleet) -> Iterator[Alert]:
 
 def _rabbitmq(fleet: Fleet) -> Iterator[Alert]:
     members = len(fleet.members("rabbitmq"))
-    work = "|".join(queue.name for queue in QUEUES)
+    work = "|".join(queue.name for queue in fleet.profile.queues)
     limit = fleet.members("monitoring")[0].settings.monitoring.queue_length
     running = '(count(rabbitmq_identity_info{job="rabbitmq"}) or vector(0))'
     yield Alert(

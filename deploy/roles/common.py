@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.model.catalog import SERVICES, SSL_DIR
+from deploy.model.catalog import SSL_DIR
 from deploy.model.fleet import Context
 from deploy.model.resources import Certificate
 
@@ -11,7 +11,7 @@ CA_FILE = f"{SSL_DIR}/ca.crt"
 
 def certificate(ctx: Context, name: str) -> Certificate:
     """The key pair of a service on this host, under the spec's names, readable by the service alone."""
-    service = SERVICES[name]
+    service = ctx.fleet.profile.service(name)
     identity = service.identity
     if identity is None:
         raise LookupError(f"the catalog gives {name} no identity")

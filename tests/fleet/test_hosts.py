@@ -61,7 +61,7 @@ def test_every_port_of_the_catalog_listens(host: Host, spec: HostSpec, fleet: Fl
 
 
 def test_nothing_else_listens_to_the_network(host: Host, spec: HostSpec) -> None:
-    known = {port.number for service in spec.services for port in service.ports if not port.loopback}
+    known = {port.number for service in spec.services for port in service.ports if not port.loopback or port.everywhere}
     known |= SYSTEM_PORTS | set(spec.settings.base.ssh_ports)
     open_to_all = {port for address, port in _listening(host) if not address.startswith("127.") and address != "::1"}
     assert open_to_all - known == set()
