@@ -141,7 +141,7 @@ def unit(
     name = UPSTREAM.service(service).units[0]
     path = f"/etc/systemd/system/{name}"
     settings: dict[str, object] = {
-        "after": (), "requires": (), "wrapper": "", "flags": "", "delegate": False, "notify": True,
+        "after": (), "requires": (), "wrapper": "", "flags": "", "delegate": False,
     }  # fmt: skip
     yield File(
         path=path,

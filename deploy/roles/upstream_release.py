@@ -27,7 +27,9 @@ from deploy.model.resources import (
 from deploy.model.settings import Artifact
 
 HOME = "/opt/omegaup-releases"
-RUN_FETCH_SECONDS = 600
+PARCELS = "/var/lib/fleet/parcel"
+"""Where what the controller sends lies until it is unpacked, with the first of its sha256 behind."""
+FETCH_SECONDS = 600
 """How long a host may take to fetch one file: less than a script may."""
 
 
@@ -83,7 +85,7 @@ def remote(one: Artifact) -> bool:
 
 
 def parcel(one: Artifact) -> Parcel:
-    return Parcel(one.source, one.sha256, f"/var/lib/fleet/parcel-{one.sha256[:16]}")
+    return Parcel(one.source, one.sha256, f"{PARCELS}-{one.sha256[:16]}")
 
 
 def query(release: Release) -> Query:
@@ -114,7 +116,7 @@ def unpacked(ctx: Context, release: Release) -> Iterator[Resource]:
         label=f"release {release.name}: unpacked",
         parcels=tuple(parcel(one) for one in release.artifacts if not remote(one)),
         act=ctx.render(
-            "upstream/unpack.sh.j2", release=release, sources=sources, seconds=RUN_FETCH_SECONDS,
+            "upstream/unpack.sh.j2", release=release, sources=sources, seconds=FETCH_SECONDS,
             requires=" ".join(map(shlex.quote, release.requires)), quote=shlex.quote,
         ),
     )  # fmt: skip
