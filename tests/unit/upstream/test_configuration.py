@@ -23,7 +23,7 @@ from deploy.model.catalog import Tls
 from deploy.model.profiles import UPSTREAM
 from deploy.model.resources import Account, Certificate, Directory, File, Link, Parameter, Phase, Unit
 from deploy.roles import upstream_backend as backend
-from deploy.roles import upstream_frontend
+from deploy.roles import php, upstream_frontend
 from tests.unit.upstream.fleets import FLEET, content, context, fleet, resources, secret, state
 
 ANY: Any = object()
@@ -200,7 +200,7 @@ def test_certificate_bundles(service: str) -> None:
     if service in {"grader", "broadcaster"}:
         assert service in pair.dns_names
         assert (pair.server_auth, pair.client_auth) == (True, True)
-    assert pair.owner == (upstream_frontend.ACCOUNT if service == "frontend" else "omegaup")
+    assert pair.owner == (php.ACCOUNT if service == "frontend" else "omegaup")
     made = found[f"certificate bundle: {service}"]
     assert isinstance(made, Parameter)
     assert set(made.loads) == {pair.certificate_path, pair.key_path, "/etc/omegaup/ssl/ca.crt"}
