@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from deploy.model.catalog import Tls
 from deploy.model.profiles import UPSTREAM
 from deploy.model.resources import Account, Certificate, Directory, File, Link, Parameter, Phase, Unit
-from deploy.roles import upstream_backend as backend
 from deploy.roles import php, upstream_frontend
+from deploy.roles import upstream_backend as backend
 from tests.unit.upstream.fleets import FLEET, content, context, fleet, resources, secret, state
 
 ANY: Any = object()
