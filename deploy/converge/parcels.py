@@ -43,7 +43,7 @@ def found(inventory: Path, subject: str, parcel: Parcel) -> Path:
 
 
 def send(host: Host, inventory: Path, subject: str, parcels: Sequence[Parcel]) -> None:
-    """Put each file where the host's act expects it, readable by nobody else. The act checks its sha256 again.
+    """Put each file where the host's act expects it; the act checks its sha256 again. Nothing in it is a secret.
 
     Raises:
         FleetError: a file is not the one that is meant, or could not be put there (a full disk, a broken connection).

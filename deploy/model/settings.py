@@ -341,7 +341,10 @@ class Frontend(Section):
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 ArtifactSource = Annotated[
-    str, StringConstraints(pattern=r"^(https?://[^\s\"'\\@]+|[A-Za-z0-9._/][A-Za-z0-9._+/-]*)$", max_length=500)
+    str,
+    StringConstraints(
+        pattern=r"^(https?://[A-Za-z0-9._~:/?#!&()*+,;=%-]+|[A-Za-z0-9._/][A-Za-z0-9._+/-]*)$", max_length=500
+    ),
 ]
 
 

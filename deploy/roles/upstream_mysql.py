@@ -148,6 +148,7 @@ def accounts_sql(ctx: Context) -> str:
         password = f"IDENTIFIED WITH caching_sha2_password BY '{ctx.secret(login.secret)}'"
         lines.append(f"CREATE USER IF NOT EXISTS {login.sql} {password};")
         lines.append(f"ALTER USER {login.sql} {password} ACCOUNT UNLOCK;")
+        # Only when the file is loaded, that is when accounts have changed; for that moment the account may do nothing.
         lines.append(f"REVOKE ALL PRIVILEGES, GRANT OPTION FROM {login.sql};")
         for scope, privileges in login.scopes:
             table = not scope.endswith("*")

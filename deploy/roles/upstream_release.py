@@ -29,8 +29,8 @@ from deploy.model.settings import Artifact
 HOME = "/opt/omegaup-releases"
 PARCELS = "/var/lib/fleet/parcel"
 """Where what the controller sends lies until it is unpacked, with the first of its sha256 behind."""
-FETCH_SECONDS = 600
-"""How long a host may take to fetch one file: less than a script may."""
+FETCH_SECONDS = 400
+"""How long a host may take to fetch one file, and once more: less than a script may."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,8 @@ def unpacked(ctx: Context, release: Release) -> Iterator[Resource]:
             "url": one.source if remote(one) else "",
             "path": parcel(one).path,
             "sha256": one.sha256,
-            "shown": one.source,
+            # What is behind a question mark may be somebody's permission to fetch it.
+            "shown": one.source.partition("?")[0],
         }
         for one in release.artifacts
     ]

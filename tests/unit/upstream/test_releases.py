@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -179,6 +180,7 @@ def test_the_link_is_never_away_while_it_moves(host: Host) -> None:
     def watch() -> None:
         while not stop.is_set():
             seen.add(program.read_bytes())
+            time.sleep(0.001)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -213,10 +215,12 @@ def test_by_http(host: Host, served: tuple[Path, str]) -> None:
 
 
 def test_nothing_is_served_there(host: Host, served: tuple[Path, str]) -> None:
-    release = host.release(Artifact(source=f"{served[1]}/none.tar.xz", sha256="0" * 64))
+    release = host.release(Artifact(source=f"{served[1]}/none.tar.xz?token=s3cret", sha256="0" * 64))
     done = host.unpack(release)
     assert done.returncode == 1
+    # What may be a permission to fetch it is not repeated.
     assert "cannot fetch" in done.stdout
+    assert "s3cret" not in done.stdout
     assert "404" in done.stdout
     assert host.left() == []
 

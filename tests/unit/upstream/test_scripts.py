@@ -160,7 +160,9 @@ state, statement = os.environ["STATE"], sys.argv[-1]
 if os.path.exists(state + ".down"):
     sys.exit("ERROR 2002 (HY000): Can't connect to local MySQL server")
 there = os.path.exists(state)
-if statement.startswith("SHOW"):
+if "information_schema" in statement:
+    print(7 if os.path.exists(state + ".full") else 0)
+elif statement.startswith("SHOW"):
     print("there" if there else "", end="")
 elif there:
     print(open(state).read())
@@ -298,6 +300,15 @@ def test_a_database_that_is_away(database: Database) -> None:
     done = database.migrate()
     assert done.returncode == 1
     assert "the database does not say where it stands: ERROR 2002" in done.stdout
+    assert database.log == []
+
+
+def test_a_full_database_without_a_record_is_not_a_new_one(database: Database) -> None:
+    database.unpacked()
+    database.state.with_suffix(".full").write_text("")
+    done = database.migrate(sha256())
+    assert done.returncode == 1
+    assert "the database omegaup has tables (7), but nothing says up to which revision" in done.stdout
     assert database.log == []
 
 

@@ -18,7 +18,7 @@ from deploy.converge.desired import ROOT, secret_specs
 from deploy.converge.inventory import folder, load
 from deploy.errors import FleetError, FleetErrors
 from deploy.model import checks
-from deploy.model.catalog import CATALOG
+from deploy.model.catalog import ANYONE, CATALOG, Tls
 from deploy.model.fleet import HostInput, build
 from deploy.model.profiles import PROFILES, REFERENCE, UPSTREAM
 from deploy.model.resources import File, Parameter
@@ -107,7 +107,7 @@ def test_a_source_cannot_end_the_text_that_it_is_put_into(text: str) -> None:
         return
     one = built.hosts[0].settings.upstream.backend
     assert one is not None
-    assert not re.search(r"[\s\"'\\@]", one.source) or one.source == ""
+    assert not re.search(r"[\s\"'\\@$`]", one.source)
 
 
 def test_commands_of_the_other_profile_say_so() -> None:
@@ -429,3 +429,26 @@ def test_no_registry_and_no_machine_is_named() -> None:
     others = re.compile(r"https?://(?!releases\.example|judge\.example|127\.0\.0\.1)[a-z0-9.]+\.[a-z]{2,}")
     for path in (*ROOT.glob("inventories/upstream/**/*.py"), *ROOT.glob("templates/upstream/*")):
         assert not others.search(path.read_text()), path
+
+
+def test_the_table_of_ports_is_the_profiles() -> None:
+    rows = {}
+    for line in (ROOT / "docs/upstream.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 4 and cells[1].isdigit():
+            rows[int(cells[1])] = cells
+    reference = {service.name: service for service in CATALOG}
+    changed = [one for one in UPSTREAM.services if one is not reference[one.name] or one.name == "frontend"]
+    wanted = {
+        port.number: (service.name, port)
+        for service in changed
+        if service.name not in {"redis", "rabbitmq", "proxy"}
+        for port in service.ports
+    }
+    assert set(rows) == set(wanted)
+    for number, (name, port) in wanted.items():
+        shown, _, tls, clients = rows[number]
+        assert shown.startswith(name)
+        assert (tls == "mutual") == (port.tls is Tls.MUTUAL)
+        who = {"anyone"} if ANYONE in port.clients else port.clients
+        assert set(clients.split(", ")) == (who or {"the host itself"})
