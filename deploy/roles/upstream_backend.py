@@ -6,9 +6,12 @@ the units of omegaup/puppet. No unit has an ExecReload: upstream's sends SIGHUP,
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from deploy.model.fleet import Context
 from deploy.model.profiles import OWNER, UPSTREAM
@@ -41,8 +44,24 @@ SECRETS: Mapping[str, SecretSpec] = {
     "upstream/salt": SecretSpec("hex", "omegaUp: salt of old passwords (OMEGAUP_MD5_SALT)", 64),
     "upstream/experiments": SecretSpec("hex", "omegaUp: experiments (OMEGAUP_EXPERIMENT_SECRET)", 64),
     "upstream/course-clone": SecretSpec("hex", "omegaUp: tokens to copy a course", 64),
+    "upstream/gitserver-key": SecretSpec("hex", "omegaUp: seed of the site's key at the gitserver (Ed25519)", 64),
+    "upstream/facebook": SecretSpec("hex", "omegaUp: of your account at Facebook; one that is made fits none"),
+    "upstream/google": SecretSpec("hex", "omegaUp: of your account at Google; one that is made fits none"),
+    "upstream/github": SecretSpec("hex", "omegaUp: of your account at GitHub; one that is made fits none"),
+    "upstream/recaptcha": SecretSpec("hex", "omegaUp: of your account at reCAPTCHA; one that is made fits none"),
     "upstream/gitserver-grader": SecretSpec("hex", "omegaUp: the grader at the gitserver, as omegaup:grader", 64),
 }
+
+
+def gitserver_key(ctx: Context) -> tuple[str, str]:
+    """(secret, public) of the pair by which the site could sign for the gitserver, in base64, as each side reads it.
+
+    While there is a shared token the site signs nothing; but it does not start without the pair, and the gitserver's
+    own default is a published one.
+    """
+    seed = bytes.fromhex(ctx.secret("upstream/gitserver-key"))
+    public = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+    return base64.b64encode(seed + public).decode(), base64.b64encode(public).decode()
 
 
 def folder(service: str) -> str:

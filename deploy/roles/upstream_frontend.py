@@ -6,6 +6,7 @@ site reads its constants from a file inside itself, which is made a link to ours
 
 from __future__ import annotations
 
+import base64
 import shlex
 from collections.abc import Iterable, Iterator
 
@@ -33,6 +34,11 @@ TEMPLATES = f"{backend.STATE}/templates"
 REWRITES = f"{ROOT}/frontend/server/nginx.rewrites"
 
 Value = str | int | bool | tuple[str, ...]
+
+ACCOUNTS = ("OMEGAUP_FB_APPID", "OMEGAUP_GOOGLE_CLIENTID", "OMEGAUP_GITHUB_CLIENT_ID", "OMEGAUP_GA_ID")
+"""Of an operator's at others. In production the site answers nothing but 500 while one of them, or of some twenty
+constants in all, is missing, empty or upstream's own (bootstrap.php).
+"""
 
 PHP_VALUES = {
     # It starts java for interactive problems, and reads what it mails and shows from elsewhere.
@@ -63,6 +69,7 @@ def constants(ctx: Context) -> dict[str, Value]:
     as upstream has them.
     """
     profile, settings = UPSTREAM, ctx.settings
+    clone = base64.b64encode(ctx.secret("upstream/course-clone")[:32].encode()).decode()
     own: dict[str, Value] = {
         "OMEGAUP_ENVIRONMENT": settings.environment,
         "OMEGAUP_URL": settings.upstream.url,
@@ -75,8 +82,8 @@ def constants(ctx: Context) -> dict[str, Value]:
         "OMEGAUP_GRADER_SECRET": ctx.secret("upstream/grader"),
         "OMEGAUP_GITSERVER_URL": backend.url("gitserver", "http", "http"),
         "OMEGAUP_GITSERVER_SECRET_TOKEN": ctx.secret("upstream/gitserver"),
-        # Whoever has a token never signs; no key is better than the published one.
-        "OMEGAUP_GITSERVER_SECRET_KEY": "",
+        "OMEGAUP_GITSERVER_SECRET_KEY": backend.gitserver_key(ctx)[0],
+        "OMEGAUP_GITSERVER_PUBLIC_KEY": backend.gitserver_key(ctx)[1],
         "OMEGAUP_RABBITMQ_HOST": "rabbitmq",
         "OMEGAUP_RABBITMQ_PORT": profile.port("rabbitmq", "amqp"),
         "OMEGAUP_RABBITMQ_USERNAME": settings.rabbitmq.user,
@@ -92,9 +99,14 @@ def constants(ctx: Context) -> dict[str, Value]:
         "TEMPLATE_CACHE_DIR": TEMPLATES,
         "OMEGAUP_MD5_SALT": ctx.secret("upstream/salt"),
         "OMEGAUP_EXPERIMENT_SECRET": ctx.secret("upstream/experiments"),
-        "OMEGAUP_COURSE_CLONE_SECRET_KEY": ctx.secret("upstream/course-clone"),
+        # A key of 32 bytes, in base64 without its end (PASETO, version 2).
+        "OMEGAUP_COURSE_CLONE_SECRET_KEY": clone.rstrip("="),
+        "OMEGAUP_FB_SECRET": ctx.secret("upstream/facebook"),
+        "OMEGAUP_GOOGLE_SECRET": ctx.secret("upstream/google"),
+        "OMEGAUP_GITHUB_CLIENT_SECRET": ctx.secret("upstream/github"),
+        "OMEGAUP_RECAPTCHA_SECRET": ctx.secret("upstream/recaptcha"),
     }
-    return {**settings.upstream.php_constants, **own}
+    return {**dict.fromkeys(ACCOUNTS, "none"), **settings.upstream.php_constants, **own}
 
 
 def literal(value: Value) -> str:

@@ -30,8 +30,8 @@ def config(ctx: Context) -> dict[str, object]:
             "RootPath": f"{backend.STATE}/problems.git",
             "Port": UPSTREAM.port(NAME, "http"),
             "PprofPort": 0,
-            # Empty: nobody signs tokens. The frontend uses the shared one whenever there is one.
-            "PublicKey": "",
+            # The site's own, though it signs nothing while there is a shared token.
+            "PublicKey": backend.gitserver_key(ctx)[1],
             "SecretToken": ctx.secret("upstream/gitserver"),
             "GraderSecretToken": ctx.secret("upstream/gitserver-grader"),
             "AllowSecretTokenAuthentication": True,

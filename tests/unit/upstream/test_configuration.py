@@ -7,6 +7,7 @@ from this project. Keys of Go's are compared without case, as Go reads them.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -99,6 +100,15 @@ UNSAFE = {
     "OMEGAUP_RABBITMQ_PASSWORD": "xxxxx",
     "OMEGAUP_DB_PASS": "",
 }
+# frontend/server/bootstrap.php, getCriticalSecretNames.
+CRITICAL = (
+    "OMEGAUP_DB_USER", "OMEGAUP_DB_PASS", "OMEGAUP_DB_HOST", "OMEGAUP_DB_NAME", "OMEGAUP_EXPERIMENT_SECRET",
+    "OMEGAUP_GITSERVER_SECRET_KEY", "OMEGAUP_GITSERVER_PUBLIC_KEY", "OMEGAUP_GITSERVER_SECRET_TOKEN",
+    "OMEGAUP_GRADER_SECRET", "OMEGAUP_COURSE_CLONE_SECRET_KEY", "OMEGAUP_RABBITMQ_USERNAME",
+    "OMEGAUP_RABBITMQ_PASSWORD", "OMEGAUP_FB_APPID", "OMEGAUP_FB_SECRET", "OMEGAUP_GOOGLE_SECRET",
+    "OMEGAUP_GOOGLE_CLIENTID", "OMEGAUP_GITHUB_CLIENT_ID", "OMEGAUP_GITHUB_CLIENT_SECRET", "OMEGAUP_GA_ID",
+    "OMEGAUP_RECAPTCHA_SECRET",
+)  # fmt: skip
 PHP = shutil.which("php")
 needs_php = pytest.mark.skipif(PHP is None, reason="PHP is not installed here")
 
@@ -161,7 +171,15 @@ def test_secrets_that_two_sides_must_share() -> None:
     assert gitserver["Gitserver.AllowSecretTokenAuthentication"] is True
     assert gitserver["Gitserver.GraderSecretToken"] != gitserver["Gitserver.SecretToken"]
     # The published development key is never the one.
-    assert gitserver["Gitserver.PublicKey"] == ""
+    public = base64.b64decode(gitserver["Gitserver.PublicKey"])
+    assert gitserver["Gitserver.PublicKey"] != GITSERVER["Gitserver.PublicKey"]
+    assert php["OMEGAUP_GITSERVER_PUBLIC_KEY"] == gitserver["Gitserver.PublicKey"]
+    pair = base64.b64decode(str(php["OMEGAUP_GITSERVER_SECRET_KEY"]))
+    assert (len(pair), pair[32:]) == (64, public)
+    # Of PASETO's length, and the same by PHP's base64_decode and by the library's own alphabet.
+    clone = str(php["OMEGAUP_COURSE_CLONE_SECRET_KEY"])
+    assert len(base64.b64decode(clone + "=")) == 32
+    assert clone.isalnum()
 
 
 def test_the_gitserver_has_no_parameter_in_its_dsn() -> None:
@@ -387,6 +405,10 @@ def test_php_loads_the_constants(tmp_path: Path) -> None:
     assert found["OMEGAUP_LOCKDOWN_DOMAIN"] == "localhost"
     for name, value in UNSAFE.items():
         assert found[name] != value, name
+    # bootstrap.php's own judgement in production: else every page is a 500.
+    for name in CRITICAL:
+        assert isinstance(found.get(name), str), name
+        assert found[name] not in {"CHANGE_ME", "xxxxx", ""}, name
 
 
 @needs_php
@@ -427,9 +449,11 @@ def test_php_reads_back_every_value(value: upstream_frontend.Value) -> None:
 
 def test_the_inventorys_constants_are_weaker_than_ours() -> None:
     of = fleet(upstream={**FLEET.hosts[0].settings.upstream.model_dump(), "php_constants": {
-        "OMEGAUP_GA_TRACK": True, "REDIS_PASS": "mine"}})  # fmt: skip
+        "OMEGAUP_GA_TRACK": True, "OMEGAUP_GA_ID": "G-1", "REDIS_PASS": "mine"}})  # fmt: skip
     found = upstream_frontend.constants(context(of, "web1"))
     assert found["OMEGAUP_GA_TRACK"] is True
+    assert found["OMEGAUP_GA_ID"] == "G-1"
+    assert found["OMEGAUP_FB_APPID"] == "none"
     assert found["REDIS_PASS"] == secret("redis/app")
 
 
