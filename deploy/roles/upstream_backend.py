@@ -7,6 +7,7 @@ the units of omegaup/puppet. No unit has an ExecReload: upstream's sends SIGHUP,
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -59,7 +60,8 @@ def gitserver_key(ctx: Context) -> tuple[str, str]:
     While there is a shared token the site signs nothing; but it does not start without the pair, and the gitserver's
     own default is a published one.
     """
-    seed = bytes.fromhex(ctx.secret("upstream/gitserver-key"))
+    # Whatever the secret is: `fleet secrets set` takes any line.
+    seed = hashlib.sha256(ctx.secret("upstream/gitserver-key").encode()).digest()
     public = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
     return base64.b64encode(seed + public).decode(), base64.b64encode(public).decode()
 

@@ -53,9 +53,7 @@ def fleet(groups: Mapping[str, frozenset[str]] = GROUPS, **data: Any) -> Fleet:
 
 
 def secret(name: str) -> str:
-    """As the vault makes them: letters and digits; some of them hexadecimal."""
-    if name.startswith("upstream/"):
-        return hashlib.sha256(name.encode()).hexdigest()
+    """As the vault makes them: letters and digits."""
     return "s" + hashlib.sha256(name.encode()).hexdigest()[:31]
 
 
