@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 
 from deploy.model.catalog import SERVICES
-from tests.chaos.failover import the_fleet
+from tests.chaos.failover import eventually, the_fleet
 from tests.chaos.support import on
 
 PAIR = "--cert /etc/omegaup/ssl/{0}.crt --key /etc/omegaup/ssl/{0}.key --cacert /etc/omegaup/ssl/ca.crt"
@@ -57,4 +57,9 @@ def publish(exchange: str, key: str, payload: str) -> None:
     body = json.dumps({"vhost": "/", "properties": {"delivery_mode": 2}, "routing_key": key, "payload": payload,
                        "payload_encoding": "string"})  # fmt: skip
     api = "/usr/local/lib/fleet/rabbitmq-api"
-    on(first("rabbitmq"), f"{api} POST exchanges/%2F/{exchange}/publish <<'JSON'\n{body}\nJSON")
+    script = f"{api} POST exchanges/%2F/{exchange}/publish <<'JSON'\n{body}\nJSON"
+    # Whichever member runs: the suites kill one now and then.
+    eventually(
+        "a broker takes it",
+        lambda: any("routed" in on(host.name, script, check=False) for host in the_fleet().members("rabbitmq")),
+    )
