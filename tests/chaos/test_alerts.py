@@ -165,7 +165,7 @@ class Fault:
 
 OLD = "/var/lib/fleet/backup"
 DISTURBS_NOBODY = (
-    Fault("TargetDown", lambda: stopped([first("redis")], "prometheus-redis-exporter.service")),
+    Fault("TargetDown", lambda: stopped([leads("slave")], "prometheus-redis-exporter.service")),
     Fault("CheckFailed", lambda: stopped([first("gitserver")], "omegaup-gitserver.service")),
     Fault("PartUnwell", contextlib.nullcontext),  # of the grader, whose gitserver that is
     Fault("UnitFailed", fails_to_start),
