@@ -108,7 +108,7 @@ def nobody_acknowledges() -> Iterator[None]:
 
 def broken(path: str, unit: str) -> AbstractContextManager[None]:
     """A configuration that the server refuses, behind the back of the deployment."""
-    begin = f"cp -p {path} /run/fleet-chaos; echo 'no: [yaml' >>{path}; systemctl kill -s HUP {unit}"
+    begin = f"cp -p {path} /run/fleet-chaos; sed -i '1i no: [yaml' {path}; systemctl kill -s HUP {unit}"
     return run(WATCHER, begin, f"cp -p /run/fleet-chaos {path}; rm /run/fleet-chaos; systemctl kill -s HUP {unit}")
 
 
