@@ -304,7 +304,9 @@ def _redis(fleet: Fleet) -> Iterator[Alert]:
     name = "Redis {{ $labels.redis }}"
     primaries = 'count by (redis) (redis_instance_info{role="master"})'
     yield Alert(
-        "RedisNoPrimary", f'count by (redis) (redis_up{{job="redis"}}) unless on (redis) {primaries}', _moment(fleet),
+        # Where the primary's exporter is what is missing, a replica still says that it is linked to somebody.
+        "RedisNoPrimary", f'count by (redis) (redis_up{{job="redis"}}) unless on (redis) {primaries} '
+        "unless on (redis) (redis_master_link_up == 1)", _moment(fleet),
         "page", f"{name}: none of {VALUE} members is the primary",
     )  # fmt: skip
     yield Alert(

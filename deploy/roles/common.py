@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from deploy.model.catalog import SSL_DIR
 from deploy.model.fleet import Context
-from deploy.model.resources import Certificate
+from deploy.model.resources import Certificate, File, Resource, Unit
 
 CA_FILE = f"{SSL_DIR}/ca.crt"
 
@@ -31,3 +33,11 @@ def certificate(ctx: Context, name: str) -> Certificate:
         days=trust.leaf_days,
         renew_days=trust.renew_days,
     )
+
+
+def timer(ctx: Context, templates: str, name: str, /, **values: object) -> Iterator[Resource]:
+    """What a timer runs again and again: both units from `NAME.service.j2` and `NAME.timer.j2` of a template folder."""
+    for kind in ("service", "timer"):
+        path = f"/etc/systemd/system/{name}.{kind}"
+        yield File(path=path, content=ctx.render(f"{templates}/{name}.{kind}.j2", **values))
+    yield Unit(name=f"{name}.timer")
