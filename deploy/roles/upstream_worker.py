@@ -78,7 +78,7 @@ def _daily(ctx: Context) -> Iterator[Resource]:
             yield _script(f"{FOLDER}/{name}.json", f"stuff/cron/{name}.py", options)
             timer = f"/etc/systemd/system/omegaup-cron@{name}.timer"
             yield File(path=timer, content=ctx.render("upstream/cron.timer.j2", script=name, at=at))
-            yield Unit(name=f"omegaup-cron@{name}.timer", restart_files=(timer, CRON_TEMPLATE))
+            yield Unit(name=f"omegaup-cron@{name}.timer")
     timers = frozenset(f"omegaup-cron@{name}.timer" for name in CRON if here)
     yield Only(
         query=TIMERS, prefix="omegaup-cron@", names=timers, phase=Phase.UNITS,
