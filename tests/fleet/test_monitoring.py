@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 from urllib.parse import quote
 
@@ -93,8 +94,14 @@ def test_alertmanagers_have_what_prometheus_says(host: Host, spec: HostSpec, fle
     hosts = sorted(member.name for member in fleet.members("alertmanager"))
     assert sorted(url.split("/")[2].split(":")[0] for url in active) == hosts
     port = SERVICES["alertmanager"].port("api").number
-    held = json.loads(host.check_output(f"curl -sf -m 10 --noproxy '*' http://127.0.0.1:{port}/api/v2/alerts"))
-    assert "Watchdog" in {one["labels"]["alertname"] for one in held}
+    # Prometheus says a thing again after a minute, should Alertmanager not have been there the first time.
+    until = time.monotonic() + 90
+    while True:
+        held = json.loads(host.check_output(f"curl -sf -m 10 --noproxy '*' http://127.0.0.1:{port}/api/v2/alerts"))
+        if "Watchdog" in {one["labels"]["alertname"] for one in held}:
+            break
+        assert time.monotonic() < until, held
+        time.sleep(1)
     assert all("replica" not in one["labels"] for one in held)
 
 
