@@ -157,9 +157,12 @@ HOSTILE = {
     "traces": ("import ctypes\nctypes.CDLL(None).ptrace(16, 1, 0, 0)", {"RFE"}),
     "mounts": ("import ctypes\nctypes.CDLL(None).mount(b'a', b'/mnt', b'tmpfs', 0, None)", {"RFE"}),
 }  # fmt: skip
+BY_DEFAULT = ("fork bomb", "memory hog", "network", "reads a key")
 
 
-@pytest.mark.parametrize("what", HOSTILE)
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=[] if what in BY_DEFAULT else [pytest.mark.thorough]) for what in HOSTILE]
+)
 def test_hostile_programs(what: str) -> None:
     source, verdicts = HOSTILE[what]
     put_problem()
