@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 from urllib.parse import quote
 
@@ -14,7 +13,7 @@ from deploy.model import rules, scrapes
 from deploy.model.catalog import SERVICES, SSL_DIR
 from deploy.model.fleet import Fleet, HostSpec
 from deploy.roles import door
-from tests.fleet.conftest import connection, loaded
+from tests.fleet.conftest import connection, loaded, soon
 
 API = f"http://127.0.0.1:{SERVICES['monitoring'].port('prometheus').number}/api/v1"
 DOOR = SERVICES["door"].port("https").number
@@ -94,14 +93,13 @@ def test_alertmanagers_have_what_prometheus_says(host: Host, spec: HostSpec, fle
     hosts = sorted(member.name for member in fleet.members("alertmanager"))
     assert sorted(url.split("/")[2].split(":")[0] for url in active) == hosts
     port = SERVICES["alertmanager"].port("api").number
+
+    def held() -> bool:
+        said = json.loads(host.check_output(f"curl -sf -m 10 --noproxy '*' http://127.0.0.1:{port}/api/v2/alerts"))
+        return "Watchdog" in {one["labels"]["alertname"] for one in said}
+
     # Prometheus says a thing again after a minute, should Alertmanager not have been there the first time.
-    until = time.monotonic() + 90
-    while True:
-        held = json.loads(host.check_output(f"curl -sf -m 10 --noproxy '*' http://127.0.0.1:{port}/api/v2/alerts"))
-        if "Watchdog" in {one["labels"]["alertname"] for one in held}:
-            break
-        assert time.monotonic() < until, held
-        time.sleep(1)
+    assert soon(held)
     assert all("replica" not in one["labels"] for one in held)
 
 
