@@ -282,8 +282,9 @@ def test_mails_wait_for_the_relay_and_for_the_database(
     eventually("it was refused", lambda: "not now" in worker.log.read_text())
     assert mailbox.mails == []
     database.server.kill()
-    mailbox.answers.clear()
+    # Before that, a try may be under way that has asked the database already.
     eventually("it waits for the database", lambda: "mysql: " in worker.log.read_text())
+    mailbox.answers.clear()
     assert mailbox.mails == []
     database.server.start()
     eventually("it is sent", lambda: len(mailbox.mails) == 1)
@@ -297,7 +298,7 @@ def test_what_the_relay_will_never_take_goes_to_the_dead_letters(
     mailbox.answers["nobody@example.org"] = "550 no such person"
     broker.publish(MAIL, event(to="nobody@example.org"), event(), {"type": "email"})
     workers(MAIL, **through(mailbox))
-    eventually("the good one is sent", lambda: len(mailbox.mails) == 1)
+    eventually("the good one is sent", lambda: len(mailbox.mails) == 1, 60)
     eventually("both are there", lambda: broker.waiting(dead(MAIL)) == 2)
     reasons = sorted(properties.headers["x-reason"] for properties, _ in broker.taken(dead(MAIL)))
     assert reasons[0].startswith("keys: missing ['body', 'event_id'")
