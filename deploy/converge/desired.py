@@ -96,8 +96,14 @@ def tree(name: str) -> Mapping[str, bytes]:
     }
 
 
-def context(fleet: Fleet, host: HostSpec, live: Live, authority: str, secret: Callable[[str], str]) -> Context:
-    return Context(fleet=fleet, host=host, live=live, authority=authority, secret=secret, render=render, files=tree)
+def context(
+    fleet: Fleet, host: HostSpec, live: Live, authority: str, secret: Callable[[str], str], revocations: str = "",
+    revocations_due: str = "",
+) -> Context:  # fmt: skip
+    return Context(
+        fleet=fleet, host=host, live=live, authority=authority, secret=secret, render=render, files=tree,
+        revocations=revocations, revocations_due=revocations_due,
+    )  # fmt: skip
 
 
 def host_state(ctx: Context) -> HostState:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import secrets as random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -23,7 +24,8 @@ from deploy.converge.together import together
 from deploy.errors import FleetError, FleetErrors, Unsettled
 from deploy.model import fleet as model
 from deploy.model.observed import Snapshot
-from deploy.model.resources import Certificate, HostState, Only, Parameter, Phase, Resource, Unit
+from deploy.model.resources import Certificate, HostState, Only, Parameter, Phase, Resource, Revocations, Unit
+from deploy.trust.authorities import Authorities
 from deploy.trust.authority import Authority, Signer
 from deploy.trust.masking import Masker
 from deploy.trust.vault import Vault
@@ -37,11 +39,27 @@ Listener = Callable[[str, Step, str], None]
 
 @dataclass(repr=False)
 class Keys:
-    """An inventory's opened secrets and, when it may sign, its CA."""
+    """An inventory's opened secrets and its CA, whose key is opened when something is signed; of both authorities while
+    the CA changes.
+    """
 
     vault: Vault
-    authority: Authority
-    signer: Callable[[], Signer]
+    authorities: Authorities
+    unlock: Callable[[Authority], Signer]
+
+    @property
+    def authority(self) -> Authority:
+        """The one that issues."""
+        return self.authorities.issuer
+
+    def signer(self) -> Signer:
+        return self.unlock(self.authority)
+
+    def sign_lists(self, days: int, renew_days: int) -> None:
+        """Sign the revocation lists that are due."""
+        for authority in self.authorities.trusted:
+            if authority.list_due(datetime.now(UTC), renew_days):
+                self.unlock(authority).sign_list(days)
 
     def secret(self, name: str) -> str:
         return self.vault.get(name).reveal()
@@ -61,6 +79,8 @@ class Run:
     hosts: dict[str, Host]
     targets: frozenset[str]
     listener: Listener = lambda _host, _step, _event: None
+    only: Callable[[Step], bool] = lambda _step: True
+    """Steps that are none of this run's business are neither planned nor taken."""
     live: model.Live = field(init=False)
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     failures: list[FleetError] = field(default_factory=list)
@@ -84,13 +104,11 @@ class Run:
         return self._states[name]
 
     def context(self, name: str) -> model.Context:
+        spec, authorities = self.fleet.host(name), self.keys.authorities
         return desired.context(
-            self.fleet,
-            self.fleet.host(name),
-            self.live,
-            self.keys.authority.certificate_pem,
-            self.keys.secret,
-        )
+            self.fleet, spec, self.live, authorities.bundle, self.keys.secret, authorities.lists,
+            authorities.lists_due(datetime.now(UTC), spec.settings.trust.renew_days),
+        )  # fmt: skip
 
     def look_all(self) -> None:
         """Look at every connected host, all at once, and learn who leads.
@@ -211,7 +229,10 @@ class Run:
         """What differs on a host, by the last look at it."""
         if name in self._stale or name not in self.snapshots:
             self._look_for_changing(name)
-        return compare.steps(self.state(name), self.snapshots[name], self.keys.authority.certificate_pem)
+        found = compare.steps(
+            self.state(name), self.snapshots[name], self.keys.authority.certificate_pem, self.keys.authorities.reissue()
+        )
+        return [step for step in found if self.only(step)]
 
     # -- acting --------------------------------------------------------------------------------------------
 
@@ -246,6 +267,7 @@ class Run:
                     self.keys,
                 )
                 finished += certificates
+            steps = self._signed(name, steps)
             for step in guard.left_armed(steps):
                 guard.log_in_anew(self.hosts[name], step.key)
             scripted = [step for step in steps if step.script]
@@ -265,6 +287,19 @@ class Run:
         self.acted.extend(steps)
         for step in steps:
             self.listener(name, step, "done")
+
+    def _signed(self, name: str, steps: list[Step]) -> list[Step]:
+        """The steps, with the revocation list that had to be signed first: once for all hosts."""
+        if not any(isinstance(step.resource, Revocations) and not step.script for step in steps):
+            return steps
+        trust = self.fleet.host(name).settings.trust
+        self.keys.sign_lists(trust.crl_days, trust.renew_days)
+        self._states.clear()
+        lists = {item.key: item for item in self.state(name).resources if isinstance(item, Revocations)}
+        return [
+            replace(step, resource=lists[step.key], script=shell.put(lists[step.key])) if step.key in lists else step
+            for step in steps
+        ]
 
     def _masked(self, error: FleetError) -> FleetError:
         """The same refusal without any secret that a host may have repeated."""

@@ -39,9 +39,12 @@ def issue(host: Host, organization: str, items: Sequence[Certificate], keys: Key
     for item in items:
         pem = keys.signer().sign(requests[item.key], profile(item, organization), requester=host.name)
         key, new = shlex.quote(item.key_path), shlex.quote(_candidate(item))
+        certificate, staged = shlex.quote(item.certificate_path), shlex.quote(f"{_candidate(item)}.crt")
+        # Both are there before either takes its place: some read the pair anew for each connection.
         script = (
-            f"mv -fT -- {new} {key}\n"
-            f"put {shlex.quote(item.certificate_path)} root root 0644 '' <<'CONTENT'\n{shell.encode(pem)}\nCONTENT"
+            f"put {staged} root root 0644 '' <<'CONTENT'\n{shell.encode(pem)}\nCONTENT\n"
+            f"sync {new}\nmv -fT -- {new} {key} && mv -fT -- {staged} {certificate}\n"
+            f"sync {shlex.quote(item.directory)}"
         )
         steps.append(Step(host=host.name, resource=item, step=StepClass.WRITE, summary="install", script=script))
     reply = remote.run(host, shell.batch(steps))

@@ -160,13 +160,13 @@ def _php_pool_is_consistent(fleet: Fleet) -> Iterator[FleetError]:
 def _renewal_before_end(fleet: Fleet) -> Iterator[FleetError]:
     for host in fleet.hosts[:1]:
         trust = host.settings.trust
-        life = min(trust.leaf_days, trust.authority_days)
+        life = min(trust.leaf_days, trust.authority_days, trust.crl_days)
         if trust.renew_days >= life:
             yield FleetError(
                 subject="trust.renew_days",
                 found=str(trust.renew_days),
-                expected=f"less than a certificate's life of {life} days",
-                hint="or every apply would issue every certificate again",
+                expected=f"less than a certificate's or revocation list's life of {life} days",
+                hint="or every apply would sign all of them again",
             )
 
 

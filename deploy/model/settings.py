@@ -92,8 +92,13 @@ class Trust(Section):
         le=825,
     )
     renew_days: int = setting(
-        30, "Renew when fewer days than this are left", applies="reload", unit="days", ge=0, le=365
-    )
+        30, "Renew when fewer days than this are left, the revocation list too", applies="reload", unit="days", ge=0,
+        le=365,
+    )  # fmt: skip
+    crl_days: int = setting(
+        365, "Life of a revocation list; an expired one refuses everybody. Never beyond the CA's", applies="reload",
+        unit="days", ge=2, le=825,
+    )  # fmt: skip
 
 
 class Redis(Section):

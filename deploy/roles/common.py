@@ -7,6 +7,8 @@ from deploy.model.fleet import Context
 from deploy.model.resources import Certificate
 
 CA_FILE = f"{SSL_DIR}/ca.crt"
+CRL_FILE = f"{SSL_DIR}/ca.crl"
+"""What the CA revoked. It is there from the beginning, empty: a verifier that is told to read one needs one."""
 
 
 def certificate(ctx: Context, name: str) -> Certificate:

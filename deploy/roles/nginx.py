@@ -8,7 +8,7 @@ from deploy.model.fleet import Context
 from deploy.model.resources import Certificate, Directory, File, Package, Query, Resource, Unit
 from deploy.roles import php
 from deploy.roles.backend import url
-from deploy.roles.common import CA_FILE
+from deploy.roles.common import CA_FILE, CRL_FILE
 from deploy.roles.proven import built, reloaded
 
 CONFIG = "/etc/nginx/nginx.conf"
@@ -26,14 +26,14 @@ def nginx(ctx: Context, root: str, pair: Certificate) -> Iterator[Resource]:
         read_timeout=php.request_limits(ctx)[2], body_max=settings.frontend.body_max, root=root,
         backlog=settings.base.somaxconn, socket=php.SOCKET, status=php.STATUS, nginx_status=STATUS,
         status_socket=php.STATUS_SOCKET,
-        broadcaster=url("broadcaster"), pair=pair, ca=CA_FILE,
+        broadcaster=url("broadcaster"), pair=pair, ca=CA_FILE, crl=CRL_FILE,
     )  # fmt: skip
     yield Package(name="nginx")
     yield Package(name="logrotate")
     yield File(path=CONFIG, content=text, check='nginx -t -q -c "$CANDIDATE"')
     drop_in = f"/etc/systemd/system/{UNIT}.d/60-fleet.conf"
     yield Directory(path=f"/etc/systemd/system/{UNIT}.d")
-    loaded = (CONFIG, pair.certificate_path, CA_FILE)
+    loaded = (CONFIG, pair.certificate_path, CA_FILE, CRL_FILE)
     limit = max(nofile, settings.base.service_nofile)
     yield File(path=drop_in, content=ctx.render("frontend/nginx.service.conf.j2", nofile=limit))
     yield Unit(name=UNIT, rolling=True, restart_files=(drop_in,), reload_files=loaded)

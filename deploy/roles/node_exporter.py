@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from deploy.model.catalog import SSL_DIR
 from deploy.model.fleet import Context
 from deploy.model.resources import Directory, File, Package, Resource, Unit
+from deploy.roles.common import CRL_FILE
 from deploy.roles.exporters import ACCOUNT, exporter, listen
 from deploy.roles.log_store import senders, store
 
@@ -56,8 +57,8 @@ def desired(ctx: Context) -> Iterable[Resource]:
     yield File(
         path=TOOL, mode=0o755,
         content=ctx.render(
-            "node-exporter/notes.sh.j2", folder=TEXTFILES, ssl=SSL_DIR, manifest=MANIFEST, backups=BACKUPS,
-            senders=senders(ctx.fleet) if ctx.host == store(ctx.fleet) else (),
+            "node-exporter/notes.sh.j2", folder=TEXTFILES, ssl=SSL_DIR, crl=CRL_FILE, manifest=MANIFEST,
+            backups=BACKUPS, senders=senders(ctx.fleet) if ctx.host == store(ctx.fleet) else (),
         ),
     )  # fmt: skip
     for kind in ("service", "timer"):

@@ -5,6 +5,8 @@
     ca.key.recipients whom the key is encrypted to
     index.jsonl       the issuance journal
     issued/SERIAL.crt every certificate issued
+    revoked.jsonl     the journal of revocations: what counts
+    ca.crl            the list signed from it: what the hosts load; signed anew when it is behind, lost or damaged
 
 A certificate under this root proves membership of the fleet, not permission: servers check the role
 (OU) as well.
@@ -16,9 +18,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
@@ -34,12 +36,13 @@ from deploy.errors import FleetError
 from deploy.trust import files, journal, signing
 from deploy.trust.certificates import CertificateInfo, LeafProfile, describe, parse_certificate
 from deploy.trust.identities import Identity
-from deploy.trust.journal import IssuanceRecord
+from deploy.trust.journal import IssuanceRecord, Revocation
 from deploy.trust.recipients import parse_recipients, write_sidecar
+from deploy.trust.revocation import REASONS, RevocationList, read_list, sign_list
 from deploy.trust.sealing import looks_sealed, seal, unseal
 
-CERTIFICATE, KEY, SIDECAR, JOURNAL, ISSUED = (
-    "ca.crt", "ca.key.age", "ca.key.recipients", "index.jsonl", "issued",
+CERTIFICATE, KEY, SIDECAR, JOURNAL, ISSUED, REVOKED, LIST = (
+    "ca.crt", "ca.key.age", "ca.key.recipients", "index.jsonl", "issued", "revoked.jsonl", "ca.crl",
 )  # fmt: skip
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
@@ -84,8 +87,12 @@ class Authority:
                     files.write_atomic(draft / KEY, sealed, files.PRIVATE)
                     write_sidecar(draft / SIDECAR, parsed)
                     files.write_atomic(draft / JOURNAL, b"", files.PUBLIC)
-                    files.write_atomic(draft / ".gitignore", b"/.lock\n/.*.tmp\n", files.PUBLIC)
+                    files.write_atomic(draft / ".gitignore", b"/.lock\n/.*.tmp\n/.ca-*\n", files.PUBLIC)
                     (draft / ISSUED).mkdir(mode=files.PRIVATE_DIRECTORY)
+                    now = datetime.now(UTC)
+                    # From the beginning, so that the first revocation changes no configuration.
+                    empty = sign_list((), int(now.timestamp()), certificate, key, now, days)
+                    files.write_atomic(draft / LIST, empty.encode(), files.PUBLIC)
                     pem = certificate.public_bytes(Encoding.PEM)
                     files.write_atomic(draft / CERTIFICATE, pem, files.PUBLIC)
                     os.rename(draft, directory)
@@ -133,6 +140,74 @@ class Authority:
     def journal(self) -> tuple[IssuanceRecord, ...]:
         """What was issued, oldest first; FleetError when the journal is damaged."""
         return journal.read(self.directory / JOURNAL)
+
+    def revocations(self) -> Mapping[str, Revocation]:
+        """What was revoked, by serial, oldest first; FleetError when the journal is damaged."""
+        found: dict[str, Revocation] = {}
+        for item in journal.read_revocations(self.directory / REVOKED):
+            found.setdefault(item.serial, item)
+        return found
+
+    def revoke(self, serials: Sequence[str], reason: str, by: str = "") -> tuple[Revocation, ...]:
+        """Record that these certificates count no more. It takes no key: the list is signed afterwards.
+
+        reason: one of revocation.REASONS. What is revoked already stays as it is and is not returned.
+
+        Raises:
+            FleetError: a serial that this authority never issued, or no such reason; nothing is recorded then.
+        """
+        if reason not in REASONS:
+            raise FleetError(subject="reason", found=repr(reason), expected=f"one of {', '.join(REASONS)}")
+        with files.locked(self.directory / ".lock"):
+            issued = {record.serial for record in self.journal()}
+            for serial in serials:
+                if serial not in issued:
+                    raise FleetError(
+                        subject=f"certificate {serial}", found="no such serial in the journal",
+                        expected=f"one that {self.info.common_name} issued", hint="fleet pki status shows the serials",
+                    )  # fmt: skip
+            known = self.revocations()
+            moment = datetime.now(UTC).isoformat(timespec="seconds")
+            who = by or signing.local_user()
+            fresh = tuple(Revocation(serial, reason, moment, who) for serial in dict.fromkeys(serials))
+            fresh = tuple(item for item in fresh if item.serial not in known)
+            for item in fresh:
+                journal.append(self.directory / REVOKED, item)
+        return fresh
+
+    def list_pem(self) -> str:
+        """The revocation list as it is on the disk, fit or not; empty when there is none."""
+        path = self.directory / LIST
+        if not path.exists():
+            return ""
+        return files.read_bytes(path, expected="the revocation list", hint="").decode("ascii", errors="replace")
+
+    def revocation_list(self) -> RevocationList:
+        """What it says. Raises FleetError when it is missing or damaged, or another authority's."""
+        return read_list(self.list_pem(), self.certificate, str(self.directory / LIST))
+
+    def list_due(self, now: datetime, renew_days: int) -> str:
+        """Why another list is to be signed, empty if none is: there is none that can be used, it lacks a revocation,
+        or fewer than `renew_days` days of it are left. One that ends with its authority cannot be had for longer.
+        """
+        try:
+            have = self.revocation_list()
+        except FleetError as error:
+            return error.found if self.list_pem() else "there is none yet"
+        if missing := self._revoked(now) - have.serials:
+            return f"{len(missing)} revoked since"
+        longest = self.info.not_after - timedelta(hours=1)
+        if have.next_update - now < timedelta(days=renew_days) and have.next_update < longest:
+            return f"ends {have.next_update:%Y-%m-%d}"
+        return ""
+
+    def _revoked(self, now: datetime) -> frozenset[str]:
+        """Serials that a list has to name: an expired certificate needs no revocation."""
+        revoked = self.revocations()
+        if not revoked:
+            return frozenset()
+        limit = (now - timedelta(days=1)).isoformat()
+        return frozenset(record.serial for record in self.journal() if record.not_after >= limit) & frozenset(revoked)
 
     def issued_pem(self, serial: str) -> str:
         """The certificate with that serial (hex as in the journal); FleetError when it is not kept here."""
@@ -210,6 +285,25 @@ class Signer:
             (directory / ISSUED).mkdir(mode=files.PRIVATE_DIRECTORY, exist_ok=True)  # git keeps no empty one
             files.write_atomic(directory / ISSUED / f"{info.serial}.crt", pem, files.PUBLIC)
         return pem.decode()
+
+    def sign_list(self, days: int, now: datetime | None = None) -> str:
+        """Sign a revocation list from the journal, good for `days` (never beyond the authority's end), and keep it.
+
+        Its number is a time, so that it rises even where the list before it is lost.
+        """
+        moment = now or datetime.now(UTC)
+        authority = self.authority
+        with files.locked(authority.directory / ".lock"):
+            try:
+                number = authority.revocation_list().number + 1
+            except FleetError:
+                number = 0
+            wanted = authority._revoked(moment)
+            revoked = [item for item in authority.revocations().values() if item.serial in wanted]
+            number = max(number, int(moment.timestamp()))
+            pem = sign_list(revoked, number, authority.certificate, self._key, moment, days)
+            files.write_atomic(authority.directory / LIST, pem.encode(), files.PUBLIC)
+        return pem
 
 
 def _key_der(key: RSAPrivateKey) -> bytes:

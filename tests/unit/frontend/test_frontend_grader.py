@@ -64,7 +64,8 @@ def test_rotated_certificate_is_used_without_restart(world: World, tmp_path: Pat
     grader.answers["/submission/status/a"] = (200, {"state": "new"})
     mine = tmp_path / "mine"
     mine.mkdir()
-    (mine / "ca.crt").write_bytes((world.authority.directory / "ca.crt").read_bytes())
+    for name in ("ca.crt", "ca.crl"):
+        (mine / name).write_bytes((world.authority.directory / name).read_bytes())
     site = world.site(OMEGAUP_SSL_DIR=str(mine))
     for name in ("first", "second"):
         certificate, key = world.authority.client(name)
