@@ -79,8 +79,8 @@ class Run:
     hosts: dict[str, Host]
     targets: frozenset[str]
     listener: Listener = lambda _host, _step, _event: None
-    only: Callable[[Step], bool] = lambda _step: True
-    """Steps that are none of this run's business are neither planned nor taken."""
+    only: Callable[[Step], bool] | None = None
+    """Which steps are this run's business; the others are neither planned nor taken."""
     live: model.Live = field(init=False)
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     failures: list[FleetError] = field(default_factory=list)
@@ -229,10 +229,13 @@ class Run:
         """What differs on a host, by the last look at it."""
         if name in self._stale or name not in self.snapshots:
             self._look_for_changing(name)
-        found = compare.steps(
-            self.state(name), self.snapshots[name], self.keys.authority.certificate_pem, self.keys.authorities.reissue()
+        authorities = self.keys.authorities
+        return compare.steps(
+            self.state(name), self.snapshots[name], authorities.issuer.certificate_pem, authorities.reissue()
         )
-        return [step for step in found if self.only(step)]
+
+    def _chosen(self, name: str) -> list[Step]:
+        return [step for step in self.steps(name) if self.only is None or self.only(step)]
 
     # -- acting --------------------------------------------------------------------------------------------
 
@@ -240,7 +243,7 @@ class Run:
         """The steps of one role and phase on one host; packages are those of all roles at once."""
         return [
             step
-            for step in self.steps(name)
+            for step in self._chosen(name)
             if not step.pending and step.phase is phase and (phase is Phase.PACKAGES or step.role == role)
         ]
 
@@ -327,7 +330,7 @@ class Run:
 
     def plan(self) -> dict[str, list[Step]]:
         """Host -> what differs, in the inventory's order of hosts."""
-        return {host.name: self.steps(host.name) for host in self.fleet.hosts if host.name in self.targets}
+        return {host.name: self._chosen(host.name) for host in self.fleet.hosts if host.name in self.targets}
 
     def remaining(self) -> dict[str, list[Step]]:
         """The second look: what still differs (and is not pending), with who leads asked anew."""

@@ -55,6 +55,8 @@ class Port:
     """A setting (SECTION.NAME) that lists networks, beyond the fleet's hosts, which may connect."""
     last: int = 0
     """The end of a range of which a tool takes one port while it runs; nothing listens there otherwise."""
+    lists: bool = True
+    """With TLS: what listens here reads the CA's revocation list. Go's own TLS does not."""
 
     @property
     def shown(self) -> str:
@@ -417,7 +419,7 @@ CATALOG: Final[tuple[Service, ...]] = (
         "alertmanager",
         "Sends each alert to those whom it concerns, once",
         units=("prometheus-alertmanager.service",),
-        ports=(Port("api", 9093, loopback=True), Port("gossip", 9094, tls=Tls.MUTUAL, peers=True)),
+        ports=(Port("api", 9093, loopback=True), Port("gossip", 9094, tls=Tls.MUTUAL, peers=True, lists=False)),
         health=(Health("Alertmanager", Check.HTTP, "api", "/-/ready"),),
         identity=Identity(server=True, client=True, owner="prometheus"),
         beside=_clients("monitoring"),

@@ -73,6 +73,19 @@ def manifest(resources: Iterable[Resource]) -> str:
     return "".join(f"{hashlib.sha256(item.content.encode()).hexdigest()}  {item.path}\n" for item in files)
 
 
+def rewritten(files: Iterable[File]) -> str:
+    """Shell that notes what these files are to be from now on, and leaves the rest of the manifest as it is."""
+    kept = list(files)
+    drop = " ".join(f"-e '  {item.path}'" for item in kept)
+    lines = "".join(f"{item.sha256}  {item.path}\n" for item in kept)
+    return f"""\
+[ -f {MANIFEST} ] || exit 0
+(umask 077 && {{ grep -vF {drop} {MANIFEST} || true; cat <<'MANIFEST'
+{lines}MANIFEST
+}} >{MANIFEST}.new)
+mv -f {MANIFEST}.new {MANIFEST}"""
+
+
 def applied(content: str, *, ok: bool, owed: int) -> str:
     """Shell that notes the end of an apply. content: the manifest. owed: steps that only a roll can do."""
     digest = hashlib.sha256(content.encode()).hexdigest()

@@ -89,6 +89,8 @@ class Authorities:
         self.directory = directory
         self.state = state
         self._loaded = dict(loaded)
+        self.hold = False
+        """While it is set, no list is signed or sent: certificates that were revoked are replaced first."""
 
     @classmethod
     def load(cls, directory: Path) -> Authorities:
@@ -132,6 +134,8 @@ class Authorities:
 
     def lists_due(self, now: datetime, renew_days: int) -> str:
         """Why a list is to be signed before it goes out; empty if none is."""
+        if self.hold:
+            return ""
         due = {one: reason for one in self.trusted if (reason := one.list_due(now, renew_days))}
         return "; ".join(due.values())
 
