@@ -43,13 +43,15 @@ class Phase(Enum):
 class State:
     """`active`, `target`: folders below pki/. While there is a phase, the change leads from `active` to `target`.
 
-    `renew`: serials of certificates that are to be made anew though they are not due.
+    `renew`: serials of certificates that are to be made anew though they are not due. `made`: how many authorities
+    there were, the first included; none is changed to twice.
     """
 
     active: str = FIRST
     target: str = ""
     phase: Phase | None = None
     renew: tuple[str, ...] = ()
+    made: int = 1
 
     @property
     def issuer(self) -> str:
@@ -63,7 +65,7 @@ class State:
 
     def begun(self, target: str) -> State:
         """A change to another authority, which nobody trusts yet."""
-        return replace(self, target=target, phase=Phase.TRUST)
+        return replace(self, target=target, phase=Phase.TRUST, made=self.made + 1)
 
     def proven(self) -> State:
         """What comes after the phase that is now proven on every host."""
@@ -147,10 +149,8 @@ class Authorities:
 
     def every(self) -> tuple[Authority, ...]:
         """All that ever were, the first first."""
-        found = [self._loaded.get(FIRST) or Authority.load(self.directory)]
-        while (path := self.directory / f"ca-{len(found) + 1}") and (path / CERTIFICATE).exists():
-            found.append(self._loaded.get(path.name) or Authority.load(path))
-        return tuple(found)
+        names = (FIRST, *(f"ca-{number}" for number in range(2, self.state.made + 1)))
+        return tuple(self._loaded.get(name) or Authority.load(self.directory / name) for name in names)
 
     def ask(self, serials: Iterable[str]) -> None:
         """From now on these are to be made anew, by whichever apply comes."""
@@ -167,20 +167,18 @@ class Authorities:
     def create(self, name: str, recipients: Iterable[str], *, key_bits: int, days: int) -> str:
         """Make another complete authority, which counts for nothing yet; its folder below pki/.
 
-        One that an earlier run made, and that has issued nothing, is taken.
+        One that an earlier run made, and no change was begun to, is taken.
         """
-        number = 2
-        while (path := self.directory / f"ca-{number}") and (path / CERTIFICATE).exists():
-            if path.name not in {self.state.active, self.state.target} and not Authority.load(path).journal():
-                return path.name
-            number += 1
-        Authority.create(path, name, recipients, key_bits=key_bits, days=days)
+        path = self.directory / f"ca-{self.state.made + 1}"
+        if not (path / CERTIFICATE).exists():
+            Authority.create(path, name, recipients, key_bits=key_bits, days=days)
         return path.name
 
-    def begin(self, folder: str) -> None:
-        """Begin the change to an authority made by :meth:`create`."""
+    def begin(self, folder: str, *, at_once: bool = False) -> None:
+        """Begin the change to an authority made by :meth:`create`. at_once: with the phase in which it issues."""
         self._loaded[folder] = Authority.load(self.directory / folder)
-        self.write(self.state.begun(folder))
+        state = self.state.begun(folder)
+        self.write(state.proven() if at_once else state)
 
     def write(self, state: State) -> None:
         """Make this the state, durable when this returns."""
@@ -196,7 +194,8 @@ def _read(path: Path) -> State:
     try:
         document = json.loads(data)
         phase = Phase(document["phase"]) if document["phase"] else None
-        state = State(str(document["active"]), str(document["target"]), phase, tuple(map(str, document["renew"])))
+        renew = tuple(map(str, document["renew"]))
+        state = State(str(document["active"]), str(document["target"]), phase, renew, int(document["made"]))
         if document["version"] == 1 and bool(state.target) == bool(phase) and state.active != state.target:
             return state
     except (ValueError, KeyError, TypeError):

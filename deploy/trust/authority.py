@@ -91,7 +91,7 @@ class Authority:
                     (draft / ISSUED).mkdir(mode=files.PRIVATE_DIRECTORY)
                     now = datetime.now(UTC)
                     # From the beginning, so that the first revocation changes no configuration.
-                    empty = sign_list((), int(now.timestamp()), certificate, key, now, days)
+                    empty = sign_list((), _number(now), certificate, key, now, days)
                     files.write_atomic(draft / LIST, empty.encode(), files.PUBLIC)
                     pem = certificate.public_bytes(Encoding.PEM)
                     files.write_atomic(draft / CERTIFICATE, pem, files.PUBLIC)
@@ -287,10 +287,7 @@ class Signer:
         return pem.decode()
 
     def sign_list(self, days: int, now: datetime | None = None) -> str:
-        """Sign a revocation list from the journal, good for `days` (never beyond the authority's end), and keep it.
-
-        Its number is a time, so that it rises even where the list before it is lost.
-        """
+        """Sign a revocation list from the journal, good for `days` (never beyond the authority's end), and keep it."""
         moment = now or datetime.now(UTC)
         authority = self.authority
         with files.locked(authority.directory / ".lock"):
@@ -300,10 +297,15 @@ class Signer:
                 number = 0
             wanted = authority._revoked(moment)
             revoked = [item for item in authority.revocations().values() if item.serial in wanted]
-            number = max(number, int(moment.timestamp()))
+            number = max(number, _number(moment))
             pem = sign_list(revoked, number, authority.certificate, self._key, moment, days)
             files.write_atomic(authority.directory / LIST, pem.encode(), files.PUBLIC)
         return pem
+
+
+def _number(now: datetime) -> int:
+    """Of a revocation list: milliseconds since 1970, so that it rises even where the list before it is lost."""
+    return int(now.timestamp() * 1000)
 
 
 def _key_der(key: RSAPrivateKey) -> bytes:

@@ -48,7 +48,7 @@ def sign_list(
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(root.subject)
-        .last_update(max(now - BACKDATE, root.not_valid_before_utc))
+        .last_update(now - BACKDATE)
         .next_update(max(min(now + timedelta(days=days), root.not_valid_after_utc), now + BACKDATE))
         .add_extension(x509.CRLNumber(number), critical=False)
         .add_extension(

@@ -85,13 +85,12 @@ def begin(run: Run, tell: Tell) -> None:
     made = authorities.create(
         f"omegaup-{run.fleet.name}", recipients, key_bits=trust.authority_bits, days=trust.authority_days
     )
-    authorities.begin(made)
-    new = authorities.other
+    # Of one that has ended nothing is accepted any more: there is nothing to be careful with.
+    authorities.begin(made, at_once=ended(old))
+    new = authorities.issuer if ended(old) else authorities.other
     assert new is not None
     tell(f"{new.info.common_name} is to follow {old.info.common_name}: {new.directory}")
     if ended(old):
-        # Nothing that it issued is accepted any more: there is nothing to be careful with.
-        authorities.write(authorities.state.proven())
         tell(f"{old.info.common_name} has ended: certificates come from the new one at once")
 
 
