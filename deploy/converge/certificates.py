@@ -121,7 +121,8 @@ def _verdict(text: str) -> str:
     if codes and _BEGIN in text:
         code, _, words = codes[-1].removeprefix("Verify return code: ").partition(" ")
         return "ok" if code == "0" else words.strip("()")
-    refused = [line for line in text.splitlines() if "errno=" in line or "error:" in line]
+    # OpenSSL's own form: thread:error:code:library:function:reason:file:line:...
+    refused = [line.split(":")[5] for line in text.splitlines() if line.count(":") > 5 and ":error:" in line]
     return refused[0].strip() if refused else "no handshake"
 
 

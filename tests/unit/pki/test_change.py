@@ -220,14 +220,10 @@ def test_there_is_nothing_to_abort(tmp_path: Path, ana: Operator) -> None:
 
 def test_an_authority_that_has_ended_is_replaced_at_once_and_is_no_way_back(tmp_path: Path, ana: Operator) -> None:
     world = World(tmp_path, ana)
-    nothing = mock.patch.object(world, "safe")  # what has ended is refused anyway
-    with nothing, mock.patch.object(change, "ended", lambda authority: authority.directory.name == "pki"):
-        killed = 0
-        while not (state := world.authorities().state).phase:
-            assert world.does("roll", killed) is False
-            killed += 1
-        assert state.phase is Phase.ISSUE
-        world.left = -1
+    with mock.patch.object(change, "ended", lambda authority: authority.directory.name == "pki"):
+        with world.running(), mock.patch.object(change, "prove", side_effect=Killed), pytest.raises(Killed):
+            change.roll_ca("x")
+        assert world.authorities().state.phase is Phase.ISSUE
         with world.running(), pytest.raises(FleetError, match="has ended, expected an authority to go back to"):
             change.roll_ca("x", abort=True)
 
