@@ -8,6 +8,7 @@ files should be, by which drift is seen while no controller looks.
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Iterable
 
 from deploy.model.catalog import SSL_DIR
@@ -76,11 +77,11 @@ def manifest(resources: Iterable[Resource]) -> str:
 def rewritten(files: Iterable[File]) -> str:
     """Shell that notes what these files are to be from now on, and leaves the rest of the manifest as it is."""
     kept = list(files)
-    drop = " ".join(f"-e '  {item.path}'" for item in kept)
+    drop = " ".join(shlex.quote(f"-e^[0-9a-f]*  {item.path.replace('.', '[.]')}$") for item in kept)
     lines = "".join(f"{item.sha256}  {item.path}\n" for item in kept)
     return f"""\
 [ -f {MANIFEST} ] || exit 0
-(umask 077 && {{ grep -vF {drop} {MANIFEST} || true; cat <<'MANIFEST'
+(umask 077 && {{ grep -v {drop} {MANIFEST} || true; cat <<'MANIFEST'
 {lines}MANIFEST
 }} >{MANIFEST}.new)
 mv -f {MANIFEST}.new {MANIFEST}"""
