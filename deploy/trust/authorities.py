@@ -97,11 +97,9 @@ class Authorities:
     @classmethod
     def load(cls, directory: Path) -> Authorities:
         """Raises FleetError: there is none, one that counts is incomplete, or the state cannot be read."""
-        first = Authority.load(directory)
         state = _read(directory / STATE)
-        names = {name for name in (state.active, state.target) if name}
-        loaded = {name: first if name == FIRST else Authority.load(directory / name) for name in sorted(names)}
-        return cls(directory, state, loaded)
+        names = sorted({name for name in (state.active, state.target) if name})
+        return cls(directory, state, {name: Authority.load(directory / name) for name in names})
 
     @classmethod
     def only(cls, authority: Authority) -> Authorities:

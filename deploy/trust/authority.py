@@ -188,8 +188,11 @@ class Authority:
 
     def list_due(self, now: datetime, renew_days: int) -> str:
         """Why another list is to be signed, empty if none is: there is none that can be used, it lacks a revocation,
-        or fewer than `renew_days` days of it are left. One that ends with its authority cannot be had for longer.
+        or fewer than `renew_days` days of it are left. One that ends with its authority cannot be had for longer, and
+        under one that has ended nobody is accepted anyway.
         """
+        if now >= self.info.not_after:
+            return ""
         try:
             have = self.revocation_list()
         except FleetError as error:

@@ -14,7 +14,8 @@ from pathlib import Path
 from deploy.converge.engine import Run
 from deploy.errors import FleetError, FleetErrors
 from deploy.procedures.pki.renew import converge
-from deploy.procedures.pki.verify import canary, show, wrongly
+from deploy.procedures.pki.verify import canary
+from deploy.procedures.pki.verify import prove as shown
 from deploy.procedures.session import Session, session
 from deploy.roles.door import OPERATOR
 from deploy.trust.authorities import Authorities, Phase
@@ -172,4 +173,4 @@ def _canaries(run: Run) -> list[FleetError]:
     if other is not None and not ended(other):
         made.append(canary(run.keys.unlock(other), run.fleet, "a certificate of the other authority"))
         (refused if authorities.state.phase is Phase.DROP else taken).append(made[1].name)
-    return list(wrongly(run.fleet, show(run, made), taken=taken, refused=refused))
+    return shown(run, made, taken=taken, refused=refused)[1]

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deploy.converge.inventory import folder, load, open_keys
-from deploy.errors import FleetError
+from deploy.errors import FleetError, FleetErrors, each_of
 from deploy.model.fleet import Fleet
 from deploy.model.resources import Certificate
 from deploy.procedures.pki.renew import Renewed, converge, of_trust, on_hosts
-from deploy.procedures.pki.verify import CANARY, canary, show, wrongly
+from deploy.procedures.pki.verify import CANARY, canary, prove
 from deploy.procedures.session import Session, session
 from deploy.roles.door import OPERATOR
 from deploy.trust.authorities import Authorities
@@ -91,9 +91,10 @@ def _distributed(opened: Session, taken: tuple[Taken, ...], first: Renewed | Non
     run.keys.authority.revoke([describe(bad.certificate).serial], "superseded", CANARY)
     done = converge(opened, (lambda step: not isinstance(step.resource, Certificate)) if failed else None)
     errors = [*failed, *done.errors]
-    answers = {} if done.outcome.errors else show(run, (good, bad))
-    errors += list(wrongly(run.fleet, answers, taken=[good.name], revoked=[bad.name]))
-    proven = sum(1 for (_, _, one), answer in answers.items() if one == bad.name and answer is False)
+    proven = 0
+    if not done.outcome.errors:
+        proven, wrong = prove(run, (good, bad), taken=[good.name], revoked=[bad.name])
+        errors += wrong
     return Revoked(taken, (*made, *done.certificates), proven, tuple(errors), len(done.outcome.pending))
 
 
@@ -152,9 +153,11 @@ def _recorded(taken: tuple[Taken, ...]) -> Iterator[None]:
     """What goes wrong from here on does not undo the revocation, and that is said."""
     try:
         yield
-    except FleetError as error:
-        raise type(error)(
-            host=error.host, subject=error.subject, found=error.found, expected=error.expected,
-            hint=f"{error.hint + '; ' if error.hint else ''}the {len(taken)} certificates are recorded as revoked, and "
-            "any apply brings the list to the hosts: mend this and run it, with --limit for the hosts that answer",
-        ) from None  # fmt: skip
+    except (FleetError, FleetErrors) as error:
+        said = FleetError(
+            subject="fleet pki revoke",
+            found=f"{len(taken)} certificates recorded as revoked, but the list is not on all hosts",
+            expected="the list to be in force on every host",
+            hint="mend what is said above and run it again, with --limit for the hosts that answer; or any apply",
+        )  # fmt: skip
+        raise FleetErrors([*each_of(error), said]) from None

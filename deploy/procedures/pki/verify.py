@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets as random
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,6 +33,8 @@ from deploy.trust.certificates import LeafProfile, describe
 
 CANARY = "canary"
 """The role of certificates that are made to be shown once; nothing lets it in beyond the handshake."""
+PATIENCE = 15.0
+"""Seconds that servers have for a reload, which they do after they were told to, or for a start."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,17 @@ def verify(path: Path, identity: Path | None = None) -> Verified:
 
 
 def verify_run(run: Run) -> Verified:
-    """The same in a run whose hosts are connected: those that it may act on."""
+    """The same in a run whose hosts are connected: those that it may act on.
+
+    What loads new files has a moment for it.
+    """
     hosts = {name: host for name, host in run.hosts.items() if name in run.targets}
-    return judge(run.fleet, ask(run.fleet, hosts, served=True), run.keys.authorities, loaders(run))
+    units, until = loaders(run), time.monotonic() + PATIENCE
+    while True:
+        found = judge(run.fleet, ask(run.fleet, hosts, served=True), run.keys.authorities, units)
+        if found.well or time.monotonic() >= until:
+            return found
+        time.sleep(1)
 
 
 def loaders(run: Run) -> Mapping[tuple[str, str], Unit]:
@@ -191,6 +202,24 @@ def canary(signer: Signer, fleet: Fleet, name: str) -> Canary:
     pem = signer.sign(request.public_bytes(Encoding.PEM).decode(), profile, requester=CANARY)
     text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     return Canary(name, pem, text)
+
+
+def prove(
+    run: Run, canaries: Sequence[Canary], *, taken: Iterable[str] = (), refused: Iterable[str] = (),
+    revoked: Iterable[str] = (),
+) -> tuple[int, list[FleetError]]:  # fmt: skip
+    """(ports that refused what they should, what is wrong) once all canaries were shown to every port of the targets.
+
+    What loads new files has a moment for it.
+    """
+    until = time.monotonic() + PATIENCE
+    while True:
+        answers = show(run, canaries)
+        wrong = list(wrongly(run.fleet, answers, taken, refused, revoked))
+        if not wrong or time.monotonic() >= until:
+            out = {*refused, *revoked}
+            return sum(answer is False for (_, _, name), answer in answers.items() if name in out), wrong
+        time.sleep(1)
 
 
 def show(run: Run, canaries: Sequence[Canary]) -> dict[tuple[str, int, str], bool | None]:
