@@ -103,6 +103,10 @@ class Run:
             self._states[name] = desired.host_state(self.context(name))
         return self._states[name]
 
+    def rethink(self) -> None:
+        """What is desired is worked out anew: the authorities are not what they were when it was last."""
+        self._states.clear()
+
     def context(self, name: str) -> model.Context:
         spec, authorities = self.fleet.host(name), self.keys.authorities
         return desired.context(
@@ -297,7 +301,7 @@ class Run:
             return steps
         trust = self.fleet.host(name).settings.trust
         self.keys.sign_lists(trust.crl_days, trust.renew_days)
-        self._states.clear()
+        self.rethink()
         lists = {item.key: item for item in self.state(name).resources if isinstance(item, Revocations)}
         return [
             replace(step, resource=lists[step.key], script=shell.put(lists[step.key])) if step.key in lists else step

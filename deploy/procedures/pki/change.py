@@ -60,6 +60,7 @@ def roll_ca(
                 abort = False
             elif authorities.state.phase is None:
                 begin(opened.run, tell)
+            opened.run.rethink()
             phase = authorities.state.phase
             assert phase is not None
             prove(opened)

@@ -75,6 +75,7 @@ def _replaced(name: str, serials: set[str], limit: str | None, identity: Path | 
         if not serials & {serial for _, serial in on_hosts(opened.run)}:
             return None
         opened.run.keys.authorities.hold = True
+        opened.run.rethink()
         return converge(opened)
 
 
@@ -89,6 +90,7 @@ def _distributed(opened: Session, taken: tuple[Taken, ...], first: Renewed | Non
     signer = run.keys.signer()
     good, bad = (canary(signer, run.fleet, f"a {kind} certificate") for kind in ("good", "revoked"))
     run.keys.authority.revoke([describe(bad.certificate).serial], "superseded", CANARY)
+    run.rethink()
     done = converge(opened, (lambda step: not isinstance(step.resource, Certificate)) if failed else None)
     errors = [*failed, *done.errors]
     proven = 0
