@@ -32,6 +32,7 @@ from deploy.procedures.initialise import put as put_secret  # noqa: E402
 from deploy.procedures.logs import logs as read_logs  # noqa: E402
 from deploy.procedures.people import operator as issue_operator  # noqa: E402
 from deploy.procedures.pki import change as pki_change  # noqa: E402
+from deploy.procedures.pki import offline as pki_offline  # noqa: E402
 from deploy.procedures.pki import renew as pki_renewal  # noqa: E402
 from deploy.procedures.pki import revoke as pki_revocation  # noqa: E402
 from deploy.procedures.pki import status as pki_report  # noqa: E402
@@ -41,6 +42,7 @@ from deploy.procedures.roll import run as rolls  # noqa: E402
 from deploy.procedures.session import session  # noqa: E402
 from deploy.procedures.status import status as ask_status  # noqa: E402
 from deploy.procedures.verify import run_suite  # noqa: E402
+from deploy.trust.exchange import Request  # noqa: E402
 from deploy.trust.revocation import REASONS  # noqa: E402
 from lab.cli import app as lab_app  # noqa: E402
 
@@ -182,7 +184,7 @@ def _say_applied(
     hosts: int,
 ) -> None:  # fmt: skip
     for step in pending:
-        out.print(f"[red]restart pending[/red] {escape(f'{step.host}: {step.key}: {step.summary}')}", soft_wrap=True)
+        out.print(f"[red]{step.waits}[/red] {escape(f'{step.host}: {step.key}: {step.summary}')}", soft_wrap=True)
     view.show_errors(err, errors)
     what = f"{len(done)} steps on {len({step.host for step in done})} of {hosts} hosts" if done else "nothing to do"
     times = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
@@ -491,6 +493,47 @@ def pki_revoke(
             print(json.dumps(document, indent=2))
         else:
             pki_view.show_revoked(out, err, found)
+        if found.errors:
+            raise typer.Exit(1)
+
+
+Exchange = Annotated[Path, typer.Argument(metavar="DIR", help="The folder that is carried there and back.")]
+
+
+@pki_app.command("requests")
+def pki_requests(inventory: Inventory, directory: Exchange, identity: Identity = None) -> None:
+    """For a CA whose key is on another machine: write requests for all that hosts are owed, with keys made there."""
+    with _reported():
+        path, found = pki_offline.request(inventory, directory, identity=identity)
+        pki_view.show_requests(out, found)
+        out.print(f"{len(found)} requests in {path}; next: fleet pki sign.", highlight=False, soft_wrap=True)
+
+
+@pki_app.command("sign")
+def pki_sign(
+    directory: Exchange,
+    authority: Annotated[Path, typer.Option("--ca", help="The CA's folder, with its key.", file_okay=False)],
+    identity: Identity = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """On the machine that has the CA's key: show what is asked for, and sign it and a list of what is revoked."""
+
+    def agree(found: tuple[Request, ...]) -> None:
+        pki_view.show_requests(out, found)
+        if not yes:
+            typer.confirm(f"Sign these {len(found)}?", abort=True)
+
+    with _reported():
+        path = pki_offline.sign(authority, directory, agree, identity)
+        out.print(f"signed: {path}; next: fleet pki accept.", highlight=False, soft_wrap=True)
+
+
+@pki_app.command("accept")
+def pki_accept(inventory: Inventory, directory: Exchange, identity: Identity = None) -> None:
+    """Put what came back signed where it belongs, let servers load it, and ask every port."""
+    with _reported():
+        found = pki_offline.accept(inventory, directory, identity=identity)
+        pki_view.show_renewed(out, err, found)
         if found.errors:
             raise typer.Exit(1)
 

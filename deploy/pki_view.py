@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -10,6 +12,7 @@ from deploy.procedures.pki.renew import Renewed
 from deploy.procedures.pki.revoke import Revoked
 from deploy.procedures.pki.status import BAD, DUE, Report
 from deploy.procedures.pki.verify import Verified
+from deploy.trust.exchange import Request
 from deploy.view import show_errors
 
 COLOURS = {BAD: "red", DUE: "yellow"}
@@ -68,12 +71,17 @@ def show_renewed(console: Console, err: Console, found: Renewed) -> None:
         console.print(f"renewed {escape(host)}: {escape(name)}", highlight=False)
     for step in found.outcome.pending:
         text = escape(f"{step.host}: {step.key}: {step.summary}")
-        console.print(f"[red]restart pending[/red] {text}; fleet roll", soft_wrap=True)
+        console.print(f"[red]{step.waits}[/red] {text}", soft_wrap=True)
     show_errors(err, found.errors)
     ports = found.verified.ports
     well = sum(one.well for one in ports)
     made = len(found.certificates)
     console.print(f"{made} renewed; {well} of {len(ports)} ports serve what lies on their disk.", highlight=False)
+
+
+def show_requests(console: Console, found: Iterable[Request]) -> None:
+    for one in found:
+        console.print(escape(one.line), highlight=False, soft_wrap=True)
 
 
 def show_revoked(console: Console, err: Console, found: Revoked) -> None:

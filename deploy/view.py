@@ -44,7 +44,8 @@ def show_plan(console: Console, plan: Mapping[str, list[Step]], diffs: Mapping[t
             continue
         console.print(f"[bold]{host}[/bold]")
         for step in steps:
-            note = "  (restart pending: left to roll)" if step.pending else ""
+            left = " left to roll" if step.waits == "restart pending" else " left to who has the CA's key"
+            note = f"  ({step.waits}:{left})" if step.pending else ""
             console.print(f"  {sign(step)} {escape(step.key)}  [dim]{escape(step.summary)}{note}[/dim]", soft_wrap=True)
             for line in diffs.get((host, step.key), "").splitlines():
                 colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "dim")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -26,11 +27,14 @@ Outcome = tuple[StepClass, str, str] | None
 NOTHING: Mapping[str, str] = {}
 
 
-def steps(state: want.HostState, seen: Snapshot, authority: str, reissue: Mapping[str, str] = NOTHING) -> list[Step]:
+def steps(
+    state: want.HostState, seen: Snapshot, authority: str, reissue: Mapping[str, str] = NOTHING, *,
+    offline: bool = False,
+) -> list[Step]:  # fmt: skip
     """What differs, in the order of the desired state; waived resources are left out.
 
     authority: the CA's certificate (PEM), from which certificates must come. reissue: serial -> why the certificate is
-    not to stay.
+    not to stay. offline: its key is elsewhere, so that what it would have to sign waits.
     """
     found: list[Step] = []
     written: set[str] = set()
@@ -38,6 +42,9 @@ def steps(state: want.HostState, seen: Snapshot, authority: str, reissue: Mappin
         if any(fnmatchcase(resource.key, waiver.what) for waiver in state.waivers):
             continue
         for step in _compare(state.host, resource, seen, authority, reissue, written):
+            if offline and isinstance(resource, want.Certificate | want.Revocations) and not step.script:
+                found.append(replace(step, pending=True, summary=f"{step.summary} (offline CA: fleet pki requests)"))
+                continue
             found.append(step)
             written |= _writes(step)
     return found

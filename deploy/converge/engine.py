@@ -235,8 +235,9 @@ class Run:
             self._look_for_changing(name)
         authorities = self.keys.authorities
         return compare.steps(
-            self.state(name), self.snapshots[name], authorities.issuer.certificate_pem, authorities.reissue()
-        )
+            self.state(name), self.snapshots[name], authorities.issuer.certificate_pem, authorities.reissue(),
+            offline=authorities.issuer.offline,
+        )  # fmt: skip
 
     def _chosen(self, name: str) -> list[Step]:
         return [step for step in self.steps(name) if self.only is None or self.only(step)]

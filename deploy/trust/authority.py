@@ -7,6 +7,7 @@
     issued/SERIAL.crt every certificate issued
     revoked.jsonl     the journal of revocations: what counts
     ca.crl            the list signed from it: what the hosts load; signed anew when it is behind, lost or damaged
+    ca.offline        in place of the key and its recipients: the key is on another machine (see exchange.py)
 
 A certificate under this root proves membership of the fleet, not permission: servers check the role
 (OU) as well.
@@ -41,8 +42,8 @@ from deploy.trust.recipients import parse_recipients, write_sidecar
 from deploy.trust.revocation import REASONS, RevocationList, read_list, sign_list
 from deploy.trust.sealing import looks_sealed, seal, unseal
 
-CERTIFICATE, KEY, SIDECAR, JOURNAL, ISSUED, REVOKED, LIST = (
-    "ca.crt", "ca.key.age", "ca.key.recipients", "index.jsonl", "issued", "revoked.jsonl", "ca.crl",
+CERTIFICATE, KEY, SIDECAR, JOURNAL, ISSUED, REVOKED, LIST, OFFLINE = (
+    "ca.crt", "ca.key.age", "ca.key.recipients", "index.jsonl", "issued", "revoked.jsonl", "ca.crl", "ca.offline",
 )  # fmt: skip
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
@@ -115,9 +116,10 @@ class Authority:
                 hint=f"Run `fleet secrets init {directory.resolve().parent.name}`.",
             )
         hint = "Restore the directory from version control; a part of an authority cannot be made up for."
+        away = (directory / OFFLINE).exists()
         blobs = {
             name: files.read_bytes(directory / name, expected="a part of the certificate authority", hint=hint)
-            for name in (CERTIFICATE, KEY, SIDECAR, JOURNAL)
+            for name in ((CERTIFICATE, JOURNAL) if away else (CERTIFICATE, KEY, SIDECAR, JOURNAL))
         }
         path = directory / CERTIFICATE
         certificate = parse_certificate(blobs[CERTIFICATE].decode("utf-8", errors="replace"), str(path))
@@ -128,7 +130,7 @@ class Authority:
                 expected="the root certificate",
                 hint=hint,
             )
-        if not looks_sealed(blobs[KEY]):
+        if not away and not looks_sealed(blobs[KEY]):
             raise FleetError(
                 subject=str(directory / KEY),
                 found="a file that is not encrypted with age",
@@ -136,6 +138,11 @@ class Authority:
                 hint=f"{hint} If this is a plain key, it is compromised: make a new authority.",
             )
         return cls(directory, certificate)
+
+    @property
+    def offline(self) -> bool:
+        """Whether its key is on another machine, and here is only asked and answered."""
+        return (self.directory / OFFLINE).exists()
 
     def journal(self) -> tuple[IssuanceRecord, ...]:
         """What was issued, oldest first; FleetError when the journal is damaged."""
@@ -234,6 +241,12 @@ class Authority:
 
     def _key(self, identities: Sequence[Identity]) -> RSAPrivateKey:
         path = self.directory / KEY
+        if self.offline:
+            raise FleetError(
+                subject=f"authority {self.info.common_name}", found=f"a key that is on another machine ({OFFLINE})",
+                expected="its key, for this",
+                hint="fleet pki requests, fleet pki sign there, fleet pki accept: so it signs without being here",
+            )  # fmt: skip
         blob = files.read_bytes(path, expected="the authority's encrypted key", hint="Restore it.")
         plain = unseal(blob, identities, path=path, sidecar=self.directory / SIDECAR)
         key = None

@@ -185,7 +185,7 @@ def root(authority: Authority, authorities: Authorities, fleet: Fleet, now: date
     try:
         sealed_to = tuple(one.label for one in read_sidecar(authority.directory / SIDECAR))
     except FleetError:
-        sealed_to = ()
+        sealed_to = ("it is on another machine",) if authority.offline else ()
     return Root(
         info.common_name or "", authority is authorities.issuer, left // timedelta(days=1), info.not_after.isoformat(),
         info.serial, info.fingerprint, revoked, number, list_days, sealed_to, state, why,
