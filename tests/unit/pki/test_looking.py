@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -102,6 +103,10 @@ def test_what_lies_there_and_what_is_served(world: World) -> None:
     with serving(world, "gitserver") as git, serving(world, "door") as door:
         have, served = looked(world, {GIT: git, DOOR: door})
     assert set(have.certificates) == {"gitserver", "door", "log-sender"}
+    with serving(world, "door") as door:
+        said = "\n".join(run(world, certificates.script(HOST, NONCE, served=True), {GIT: 1, DOOR: door}))
+    assert "BEGIN CERTIFICATE" in said
+    assert not re.search("PSK|Master-Key|PRIVATE", said), "keys of a session are nobody's business"
     assert have.authority.strip() == world.authority.certificate_pem.strip()
     assert have.revocations.strip() == world.authority.list_pem().strip()
     assert {number: one.verdict for number, one in served.items()} == {GIT: "ok", DOOR: "ok"}
