@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from deploy.model.catalog import CATALOG, PROXY_ADDRESS
 from deploy.model.fleet import Context
+from deploy.model.records import HOST_FOLDER, HOST_GROUP
 from deploy.model.resources import (
     PREVIOUS,
     STAMP_TOOL,
@@ -70,6 +71,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
     for path in ("/etc/fleet", "/etc/fleet/stamps", "/usr/local/lib/fleet", "/var/lib/fleet", "/etc/omegaup"):
         yield Directory(path=path)
     yield Directory(path=PREVIOUS, mode=0o700)
+    yield Directory(path=HOST_FOLDER, group=HOST_GROUP, mode=0o750)
     yield File(path=STAMP_TOOL, content=ctx.render("base/stamp.j2"), mode=0o755)
     # Left behind only by a host that went down in the middle of an installation.
     yield File(path="/usr/sbin/policy-rc.d", absent=True, phase=Phase.ACCOUNTS)

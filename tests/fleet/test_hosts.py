@@ -7,6 +7,7 @@ from testinfra.host import Host
 
 from deploy.model.catalog import ANYONE, PROXY_ADDRESS, RELEASES
 from deploy.model.fleet import Fleet, HostSpec
+from deploy.model.records import HOST_FILE, HOST_FOLDER, HOST_GROUP, HOST_MODE, parse
 from deploy.model.resources import PREVIOUS
 from tests.fleet.conftest import waived
 
@@ -171,3 +172,12 @@ def test_limits_hold_on_the_running_process(host: Host, spec: HostSpec) -> None:
             assert int(line.split()[3]) >= 10032
         else:
             assert int(line.split()[3]) >= spec.settings.base.service_nofile
+
+
+def test_the_audit_trail_is_for_root_and_administrators(host: Host, spec: HostSpec) -> None:
+    folder, trail = host.file(HOST_FOLDER), host.file(HOST_FILE)
+    assert (folder.user, folder.group, folder.mode) == ("root", HOST_GROUP, 0o750)
+    assert (trail.user, trail.group, trail.mode) == ("root", HOST_GROUP, HOST_MODE)
+    lines = parse(trail.content_string.splitlines())
+    assert {"begin", "end"} <= {line["event"] for line in lines}
+    assert any("SHA256:" in line["login"] for line in lines), "whose key it was, as sshd says"
