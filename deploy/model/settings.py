@@ -72,6 +72,10 @@ class Base(Section):
         applies="hot", ge=3, le=15,
     )  # fmt: skip
     disk_reserve: Size = setting(512 * MIB, "Free disk below which nothing is changed", applies="write", unit="bytes")
+    sandbox: bool = setting(
+        True, "Take from the units of Debian's own packages (database, broker, web server, proxy) what they do not need"
+        " of the host; the fleet's own units are always confined", applies="restart",
+    )  # fmt: skip
     service_nofile: int = setting(65536, "LimitNOFILE of the stateful services", applies="restart", ge=1024, le=1048576)
 
 

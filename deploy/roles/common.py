@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from deploy.model.catalog import SERVICES, SSL_DIR
 from deploy.model.fleet import Context
-from deploy.model.resources import Certificate
+from deploy.model.resources import Certificate, File
 
 CA_FILE = f"{SSL_DIR}/ca.crt"
+
+
+def confined(ctx: Context, unit: str, template: str) -> File:
+    """What a unit that is rolled without a restart (see graceful) may do: a drop-in that counts from its next start.
+
+    So it is not stamped: a reload, which pays its other debts, would not bring it.
+    """
+    return File(
+        path=f"/etc/systemd/system/{unit}.d/70-fleet-sandbox.conf", content=ctx.render(template),
+        absent=not ctx.settings.base.sandbox,
+    )  # fmt: skip
 
 
 def certificate(ctx: Context, name: str) -> Certificate:
