@@ -72,6 +72,10 @@ class Base(Section):
         applies="hot", ge=3, le=15,
     )  # fmt: skip
     disk_reserve: Size = setting(512 * MIB, "Free disk below which nothing is changed", applies="write", unit="bytes")
+    updates: Literal["off", "security"] = setting(
+        "security", "Debian's security updates that a host installs by itself: none, or all but those of the fleet's"
+        " servers, which are roll's; it never boots by itself", applies="write",
+    )  # fmt: skip
     sandbox: bool = setting(
         True, "Take from the units of Debian's own packages (database, broker, web server, proxy) what they do not need"
         " of the host; the fleet's own units are always confined", applies="restart",

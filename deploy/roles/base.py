@@ -21,6 +21,7 @@ from deploy.model.resources import (
     StepClass,
     Unit,
 )
+from deploy.roles.updates import updates
 
 PACKAGES = ("ca-certificates", "curl", "nftables", "openssl", "openssh-server", "systemd-timesyncd")
 NFT_FILE = "/etc/nftables.conf"
@@ -97,6 +98,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
         content=ctx.render("base/timesyncd.conf.j2", servers=settings.ntp_servers),
     )
     yield Unit(name="systemd-timesyncd.service", restart_files=("/etc/systemd/timesyncd.conf.d/60-fleet.conf",))
+    yield from updates(ctx)
     yield from _firewall(ctx)
     yield from _ssh(ctx)
     yield from _limits(ctx)

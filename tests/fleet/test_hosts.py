@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from testinfra.host import Host
 
@@ -9,6 +11,7 @@ from deploy.model.catalog import ANYONE, PROXY_ADDRESS, RELEASES
 from deploy.model.fleet import Fleet, HostSpec
 from deploy.model.records import HOST_FILE, HOST_FOLDER, HOST_GROUP, HOST_MODE, parse
 from deploy.model.resources import PREVIOUS
+from deploy.roles.updates import LEFT_TO_ROLL
 from tests.fleet.conftest import waived
 
 SYSTEM_PORTS = {22, 53, 5355, 68}
@@ -181,3 +184,14 @@ def test_the_audit_trail_is_for_root_and_administrators(host: Host, spec: HostSp
     lines = parse(trail.content_string.splitlines())
     assert {"begin", "end"} <= {line["event"] for line in lines}
     assert any("SHA256:" in line["login"] for line in lines), "whose key it was, as sshd says"
+
+
+def test_unattended_updates_leave_the_servers_alone(host: Host, spec: HostSpec) -> None:
+    """As apt reads it there, all files together."""
+    said = host.check_output("apt-config dump")
+    if spec.settings.base.updates == "off":
+        assert 'APT::Periodic::Unattended-Upgrade "0";' in said
+        return
+    assert 'APT::Periodic::Unattended-Upgrade "1";' in said
+    assert 'Unattended-Upgrade::Automatic-Reboot "false";' in said
+    assert re.findall(r'^Unattended-Upgrade::Package-Blacklist:: "(.*)";$', said, flags=re.M) == list(LEFT_TO_ROLL)
