@@ -48,6 +48,10 @@ class Base(Section):
     login: Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] = setting(
         "root", "The account that operators log in to", applies="write"
     )
+    root_login: Literal["keys", "no"] = setting(
+        "keys", "Whether root may log in, by a key; `no` takes another account (login), which becomes root by sudo",
+        applies="reload",
+    )  # fmt: skip
     ssh_ports: tuple[int, ...] = setting((22,), "Ports of sshd, opened in the firewall", applies="reload")
     ssh_from: tuple[str, ...] = setting((), "Networks from which SSH is accepted; empty: anywhere", applies="reload")
     journal_max: Size = setting(

@@ -21,6 +21,7 @@ from deploy.model.resources import (
     StepClass,
     Unit,
 )
+from deploy.roles.logins import account
 from deploy.roles.updates import updates
 
 PACKAGES = ("ca-certificates", "curl", "nftables", "openssl", "openssh-server", "systemd-timesyncd")
@@ -100,6 +101,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
     yield Unit(name="systemd-timesyncd.service", restart_files=("/etc/systemd/timesyncd.conf.d/60-fleet.conf",))
     yield from updates(ctx)
     yield from _firewall(ctx)
+    yield from account(ctx)
     yield from _ssh(ctx)
     yield from _limits(ctx)
 
@@ -193,7 +195,7 @@ def _ssh(ctx: Context) -> Iterator[Resource]:
     )
     yield File(
         path=SSHD_FILE,
-        content=ctx.render("base/sshd.conf.j2", ports=settings.ssh_ports),
+        content=ctx.render("base/sshd.conf.j2", ports=settings.ssh_ports, root_login=settings.root_login),
         check='sshd -t -f "$CANDIDATE"',
         keep=True,
     )

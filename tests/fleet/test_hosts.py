@@ -11,6 +11,7 @@ from deploy.model.catalog import ANYONE, PROXY_ADDRESS, RELEASES
 from deploy.model.fleet import Fleet, HostSpec
 from deploy.model.records import HOST_FILE, HOST_FOLDER, HOST_GROUP, HOST_MODE, parse
 from deploy.model.resources import PREVIOUS
+from deploy.roles.logins import ALLOWED, SUDOERS
 from deploy.roles.updates import LEFT_TO_ROLL
 from tests.fleet.conftest import waived
 
@@ -104,6 +105,19 @@ def test_sshd_runs_hardened(host: Host, spec: HostSpec) -> None:
     assert values["kbdinteractiveauthentication"] == "no"
     assert values["permitrootlogin"] in {"without-password", "prohibit-password", "no"}
     assert values["x11forwarding"] == "no"
+    assert values["authenticationmethods"] == "publickey"
+    assert (values["permitrootlogin"] == "no") == (spec.settings.base.root_login == "no")
+    for option in ("kexalgorithms", "ciphers", "macs", "hostkeyalgorithms"):
+        assert not re.search(r"sha1|nistp|cbc|group14|hmac-sha2-\d+(,|$)", values[option]), values[option]
+
+
+def test_only_the_deployments_commands_become_root(host: Host, spec: HostSpec) -> None:
+    if spec.settings.base.login == "root":
+        pytest.skip("operators log in as root")
+    rule = host.file(SUDOERS)
+    assert (rule.user, rule.group, rule.mode) == ("root", "root", 0o440)
+    said = host.check_output(f"sudo -l -U {spec.settings.base.login}")
+    assert all(f"NOPASSWD: {command}" in said.replace("\\", "") for command in ALLOWED), said
 
 
 def test_operators_may_log_in_by_their_keys(host: Host, spec: HostSpec) -> None:
