@@ -27,7 +27,7 @@ from gevent.lock import BoundedSemaphore
 
 from deploy.converge.step import Step
 from deploy.converge.together import together
-from deploy.errors import FleetError, FleetErrors
+from deploy.errors import FleetError, FleetErrors, each_of, unforeseen
 from deploy.model import records
 from deploy.model.resources import File
 
@@ -212,7 +212,9 @@ class Trail:
         try:
             self.do(host, script(line, words))
         except (FleetError, FleetErrors) as error:
-            self.unwritten[host] = error if isinstance(error, FleetError) else error.errors[0]
+            self.unwritten[host] = each_of(error)[0]
+        except Exception as error:  # a connection that is gone can raise anything; the run's own outcome counts
+            self.unwritten[host] = unforeseen(error, host)
 
     def _clean(self, value: Any) -> Any:
         return self.masked(value) if isinstance(value, str) else value

@@ -88,6 +88,17 @@ def test_a_host_that_cannot_write_is_changed_all_the_same_and_that_is_written_do
     assert own(tmp_path)[-1]["unwritten"] == {"data1": "no space left"}
 
 
+def test_a_connection_that_is_gone_hides_neither_the_end_nor_the_outcome(tmp_path: Path) -> None:
+    def gone(host: str, script: str) -> None:
+        raise AttributeError("no client")
+
+    trail = audit.Trail(tmp_path, "fleet apply", gone)
+    trail.touch("data1")
+    trail.end("done")
+    assert own(tmp_path)[-1]["outcome"] == "done"
+    assert "AttributeError" in own(tmp_path)[-1]["unwritten"]["data1"]
+
+
 def test_without_a_trail_on_the_controller_nothing_may_be_changed(tmp_path: Path) -> None:
     hosts = Hosts()
     with pytest.raises(FleetError, match="audit trail beside the inventory"):
