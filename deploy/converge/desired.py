@@ -16,6 +16,7 @@ from deploy.errors import FleetError
 from deploy.model.catalog import CATALOG, Service
 from deploy.model.fleet import Cluster, Context, Fleet, HostSpec, Live, Standing, waivers
 from deploy.model.observed import Snapshot
+from deploy.model.profiles import REFERENCE, Profile
 from deploy.model.resources import STAMP_TOOL, Directory, File, HostState, Package, Parameter, Resource, Unit
 from deploy.model.secrets import SecretSpec
 from deploy.model.ways import Way
@@ -44,10 +45,10 @@ def role(service: Service) -> Role:
     return cast(Role, importlib.import_module(f"deploy.roles.{service.module or service.name}"))
 
 
-def secret_specs() -> dict[str, SecretSpec]:
-    """Every secret that some role needs."""
+def secret_specs(profile: Profile = REFERENCE) -> dict[str, SecretSpec]:
+    """Every secret that some role of the profile needs."""
     specs: dict[str, SecretSpec] = {}
-    for service in CATALOG:
+    for service in profile.services:
         specs.update(getattr(role(service), "SECRETS", {}))
     return specs
 

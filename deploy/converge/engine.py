@@ -17,14 +17,14 @@ from weakref import WeakKeyDictionary
 from gevent.lock import BoundedSemaphore
 from pyinfra.api import Host, State
 
-from deploy.converge import audit, checks, compare, desired, guard, look, remote, shell
+from deploy.converge import audit, checks, compare, desired, guard, look, parcels, remote, shell
 from deploy.converge.issue import issue
 from deploy.converge.step import Step
 from deploy.converge.together import together
 from deploy.errors import FleetError, FleetErrors, Unsettled
 from deploy.model import fleet as model
 from deploy.model.observed import Snapshot
-from deploy.model.resources import Certificate, HostState, Only, Parameter, Phase, Resource, Unit
+from deploy.model.resources import Certificate, Delivery, HostState, Only, Parameter, Phase, Resource, Unit
 from deploy.trust.authority import Authority, Signer
 from deploy.trust.masking import Masker
 from deploy.trust.vault import Vault
@@ -278,6 +278,9 @@ class Run:
             for step in guard.left_armed(steps):
                 guard.log_in_anew(self.hosts[name], step.key)
             scripted = [step for step in steps if step.script]
+            for step in scripted:
+                if isinstance(step.resource, Delivery):
+                    parcels.send(self.hosts[name], self.inventory, step.key, step.resource.parcels)
             if scripted:
                 running = scripted
                 self._run(name, scripted)

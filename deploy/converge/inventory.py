@@ -18,6 +18,7 @@ from deploy.converge.together import together
 from deploy.errors import FleetError, FleetErrors
 from deploy.model import checks, fleet
 from deploy.model.fleet import Fleet
+from deploy.model.profiles import REFERENCE, Profile
 from deploy.trust.authority import Authority, Signer
 from deploy.trust.identities import load_identities
 from deploy.trust.vault import Vault
@@ -99,15 +100,19 @@ def _named_twice(host: Host) -> FleetError:
     )
 
 
-def open_keys(path: Path, identity: Path | None = None, environ: dict[str, str] | None = None) -> Keys:
+def open_keys(
+    path: Path, identity: Path | None = None, environ: dict[str, str] | None = None, profile: Profile = REFERENCE,
+) -> Keys:  # fmt: skip
     """Open an inventory's secrets and the public part of its CA; the CA's key is opened when it is needed.
+
+    profile: the fleet's, which says what secrets there must be.
 
     Raises:
         FleetError: they are missing or cannot be opened with this identity.
     """
     identities = load_identities(identity or own_identity(path), environ=environ)
     vault = Vault.open(path / "secrets.age", identities)
-    missing = sorted(set(secret_specs()) - set(vault.names()))
+    missing = sorted(set(secret_specs(profile)) - set(vault.names()))
     if missing:
         raise FleetError(
             subject=str(path / "secrets.age"),

@@ -43,7 +43,7 @@ def _open(state: State) -> Run:
         hosts = {host.name: host for host in state.inventory if host.name in targets | built.witnesses()}
         for host in hosts.values():
             connect_one(host)
-        run = Run(built, path, open_keys(path), hosts, targets)
+        run = Run(built, path, open_keys(path, profile=built.profile), hosts, targets)
         run.audited("pyinfra deploy/site.py")
         # pyinfra has left the hosts by then: theirs is known from the controller's trail.
         atexit.register(_end, run)

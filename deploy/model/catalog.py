@@ -55,6 +55,8 @@ class Port:
     """A setting (SECTION.NAME) that lists networks, beyond the fleet's hosts, which may connect."""
     last: int = 0
     """The end of a range of which a tool takes one port while it runs; nothing listens there otherwise."""
+    everywhere: bool = False
+    """Its server listens on every address, whatever it is told: the firewall alone keeps it to the loopback."""
 
     @property
     def shown(self) -> str:
@@ -479,12 +481,21 @@ SERVICES: Final = _by_name()
 
 @dataclass(frozen=True)
 class Queue:
-    """A queue of the spec: its exchange, and the routing key that is its own name."""
+    """A queue: its exchange, and the routing key, which is its own name unless `key` says another.
+
+    `redeclared`: its consumer declares it anew, without arguments, so it must be there without any.
+    """
 
     name: str
     exchange: str
     purpose: str
     consumer: str
+    key: str = ""
+    redeclared: bool = False
+
+    @property
+    def routing_key(self) -> str:
+        return self.key or self.name
 
 
 EXCHANGES: Final = ("certificates", "submissions", "notifications", "analytics")

@@ -13,7 +13,7 @@ from deploy.model.units import show_size
 RESERVED_CONNECTIONS = 10
 """For people, exporters and replication threads."""
 
-FLEET_WIDE = ("trust", "rabbitmq", "sentinel", "environment")
+FLEET_WIDE = ("trust", "rabbitmq", "sentinel", "environment", "profile", "upstream")
 """Sections whose values only make sense when every host has the same."""
 
 FLEET_WIDE_KEYS = {"mysql": ("database", "user"), "base": ("operators",)}
@@ -250,6 +250,73 @@ def _grafana_finds_prometheus(fleet: Fleet) -> Iterator[FleetError]:
             )
 
 
+NEEDED_RELEASES = {
+    "grader": ("backend", "libinteractive"),
+    "broadcaster": ("backend",),
+    "gitserver": ("gitserver", "libinteractive"),
+    "runner": ("runner",),
+    "frontend": ("frontend", "libinteractive"),
+    "mysql": ("frontend", "python"),
+    "worker": ("frontend", "python"),
+}
+"""Upstream service -> the releases that it is made of."""
+
+ALONE = ("grader", "broadcaster", "gitserver", "mysql")
+"""Of which the upstream profile has one: a second grader on a database judges again what the first has in hand; the
+broadcaster and the gitserver know of no other; the database is not replicated here.
+"""
+
+
+def _upstream_releases_are_named(fleet: Fleet) -> Iterator[FleetError]:
+    if fleet.profile.name != "upstream" or not fleet.hosts:
+        return
+    settings = fleet.hosts[0].settings
+    names = {name for service, names in NEEDED_RELEASES.items() if fleet.members(service) for name in names}
+    if any(host.settings.runner.judge == "sandbox" for host in fleet.members("runner")):
+        names.add("omegajail")
+    for name in sorted(names):
+        if not getattr(settings.upstream, name):
+            users = ", ".join(service for service, needs in NEEDED_RELEASES.items() if name in needs) or "runner"
+            yield FleetError(
+                subject=f"upstream.{name}",
+                found="no release",
+                expected=f"its source and sha256 ({users} need it)",
+                hint="inventories/upstream/group_data/all.py shows the form",
+            )
+
+
+def _upstream_fits_the_real_judge(fleet: Fleet) -> Iterator[FleetError]:
+    if fleet.profile.name != "upstream":
+        return
+    for service in ALONE:
+        members = fleet.members(service)
+        if len(members) > 1:
+            yield FleetError(
+                subject=f"service {service}",
+                found=f"{len(members)} hosts: {', '.join(host.name for host in members)}",
+                expected="one host with the profile upstream (docs/upstream.md says why)",
+                hint=f"leave one host in the group `{service}`",
+            )
+    for host in fleet.members("redis"):
+        policy = host.settings.redis.maxmemory_policy
+        if policy.startswith("allkeys"):
+            yield FleetError(
+                host=host.name,
+                subject="redis.maxmemory_policy",
+                found=repr(policy),
+                expected="'volatile-lru': the real judge keeps the versions of what it cached in keys without an end, "
+                "and shows old values once one of them is evicted",
+                hint="set redis = {'maxmemory_policy': 'volatile-lru'} in group_data/all.py",
+            )
+    for host in fleet.hosts[:1]:
+        if host.settings.environment == "production" and "//localhost" in host.settings.upstream.url:
+            yield FleetError(
+                subject="upstream.url", found=repr(host.settings.upstream.url),
+                expected="the site's address as its users have it",
+                hint="set upstream = {'url': 'https://...'} in group_data/all.py",
+            )  # fmt: skip
+
+
 def _somebody_may_log_in(fleet: Fleet) -> Iterator[FleetError]:
     for host in fleet.hosts:
         base = host.settings.base
@@ -278,4 +345,6 @@ _RULES = (
     _logs_have_room,
     _grafana_finds_prometheus,
     _somebody_may_log_in,
+    _upstream_releases_are_named,
+    _upstream_fits_the_real_judge,
 )

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from deploy.errors import FleetError, FleetErrors
 from deploy.model.catalog import ANYONE, CATALOG, RELEASES, Port, Release, Service
+from deploy.model.profiles import PROFILES, REFERENCE, Profile
 from deploy.model.resources import Waiver
 from deploy.model.settings import Settings
 
@@ -45,6 +46,7 @@ class Fleet:
 
     name: str
     hosts: tuple[HostSpec, ...]
+    profile: Profile = REFERENCE
     _index: Mapping[str, HostSpec] = field(repr=False, compare=False, default_factory=dict)
 
     def host(self, name: str) -> HostSpec:
@@ -56,7 +58,7 @@ class Fleet:
 
     def services(self) -> tuple[Service, ...]:
         """The catalog's services that have a host here, in start order."""
-        return tuple(service for service in CATALOG if self.members(service.name))
+        return tuple(service for service in self.profile.services if self.members(service.name))
 
     def witnesses(self) -> frozenset[str]:
         """Members of replicated services and who watches them: asked in every run, so that none works from a part of
@@ -120,7 +122,7 @@ class Live:
     def first_boot(fleet: Fleet) -> Live:
         members = {
             cluster: [host.name for host in fleet.members(service.name)]
-            for service in CATALOG
+            for service in fleet.profile.services
             for cluster in service.clusters
             if fleet.members(service.name)
         }
@@ -174,7 +176,8 @@ def build(name: str, hosts: Mapping[str, HostInput]) -> Fleet:
             problems.extend(error.errors)
     if problems:
         raise FleetErrors(problems)
-    return Fleet(name, tuple(specs), {spec.name: spec for spec in specs})
+    profile = PROFILES[specs[0].settings.profile] if specs else REFERENCE
+    return Fleet(name, tuple(specs), profile, {spec.name: spec for spec in specs})
 
 
 def _host(name: str, given: HostInput) -> HostSpec:
@@ -211,7 +214,11 @@ def _host(name: str, given: HostInput) -> HostSpec:
                 )
             ]
         )
-    services = tuple(service for service in CATALOG if service.group == "all" or given.groups & service.groups)
+    services = tuple(
+        service
+        for service in PROFILES[settings.profile].services
+        if service.group == "all" or given.groups & service.groups
+    )
     return HostSpec(name, str(address), services, settings)
 
 

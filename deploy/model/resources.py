@@ -299,6 +299,24 @@ class Parameter(Resource):
         return self.phase
 
 
+@dataclass(frozen=True)
+class Parcel:
+    """A file of the controller's for a host. `source`: relative to the inventory's folder, or absolute. `path`: where
+    it lies on the host until the act that takes it has ended.
+    """
+
+    source: str
+    sha256: str
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery(Parameter):
+    """A Parameter whose act takes files that are too large for a script: they are sent before it."""
+
+    parcels: tuple[Parcel, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Only(Resource):
     """No names in this query's answer that start with `prefix` but these; `act` removes the one called $NAME."""

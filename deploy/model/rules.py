@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from deploy.model.catalog import DEAD_LETTERS, QUEUES
+from deploy.model.catalog import DEAD_LETTERS
 from deploy.model.fleet import Fleet
+from deploy.model.profiles import UPSTREAM
 from deploy.model.scrapes import BLACKBOX, jobs
 
 Severity = Literal["page", "warning", "none"]
@@ -62,6 +63,10 @@ LASTS = "{{ $value | humanizeDuration }}"
 
 def records(fleet: Fleet) -> tuple[Record, ...]:
     """The spec's names, where exporters or the real judge have others (spec: Prometheus Metrics)."""
+    runners = "sum without (runner_hostname, runner_public_ip) (quark_grader_runner_up)"
+    if fleet.profile is UPSTREAM:
+        # The real grader forgets a runner that is silent: with none there is no series, which would be nobody's alert.
+        runners = "count(quark_grader_runner_up == 1) or vector(0)"
     found = [
         Record("redis_used_memory_bytes", "redis_memory_used_bytes"),
         # One series a queue: a queue's leader has its figures, and may move.
@@ -72,7 +77,7 @@ def records(fleet: Fleet) -> tuple[Record, ...]:
         # The real judge's names (quark v1.9.74: `_length` of each of its four queues is never set, the total is).
         Record("grader_queue_length", "quark_grader_queue_total_length", (("queue", "total"),)),
         Record("grader_submissions_total", "quark_grader_runs_total"),
-        Record("grader_runners_available", "sum without (runner_hostname, runner_public_ip) (quark_grader_runner_up)"),
+        Record("grader_runners_available", runners),
         # Days, of what is on the disk and of what is served.
         Record(
             "fleet_certificate_days", "(fleet_certificate_not_after_seconds - time()) / 86400", (("where", "disk"),)
@@ -299,7 +304,9 @@ def _redis(fleet: Fleet) -> Iterator[Alert]:
     name = "Redis {{ $labels.redis }}"
     primaries = 'count by (redis) (redis_instance_info{role="master"})'
     yield Alert(
-        "RedisNoPrimary", f'count by (redis) (redis_up{{job="redis"}}) unless on (redis) {primaries}', _moment(fleet),
+        # Where the primary's exporter is what is missing, a replica still says that it is linked to somebody.
+        "RedisNoPrimary", f'count by (redis) (redis_up{{job="redis"}}) unless on (redis) {primaries} '
+        "unless on (redis) (redis_master_link_up == 1)", _moment(fleet),
         "page", f"{name}: none of {VALUE} members is the primary",
     )  # fmt: skip
     yield Alert(
@@ -404,7 +411,7 @@ def _sentinel(fleet: Fleet) -> Iterator[Alert]:
 
 def _rabbitmq(fleet: Fleet) -> Iterator[Alert]:
     members = len(fleet.members("rabbitmq"))
-    work = "|".join(queue.name for queue in QUEUES)
+    work = "|".join(queue.name for queue in fleet.profile.queues)
     limit = fleet.members("monitoring")[0].settings.monitoring.queue_length
     running = '(count(rabbitmq_identity_info{job="rabbitmq"}) or vector(0))'
     yield Alert(

@@ -351,6 +351,64 @@ class Frontend(Section):
     rate_limit: int = setting(60, "Submissions per minute and address", applies="reload", ge=1, le=100000)
 
 
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+ArtifactSource = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(https?://[A-Za-z0-9._~:/?#!&()*+,;=%-]+|[A-Za-z0-9._/][A-Za-z0-9._+/-]*)$", max_length=500
+    ),
+]
+
+
+class Artifact(Section):
+    """A release as its maker offers it: an archive that tar reads, or the one file itself."""
+
+    source: ArtifactSource = Field(
+        description="Where a host fetches it (http, https); or a file of the controller's, relative to the inventory"
+    )
+    sha256: Digest = Field(description="What it must hash to, whoever hands it out")
+
+
+class Upstream(Section):
+    """The real omegaUp: its releases, and what its programs cannot find out by themselves (docs/upstream.md)."""
+
+    url: Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.:-]+$")] = setting(
+        "http://localhost", "The site as its users have it (OMEGAUP_URL)", applies="reload"
+    )
+    csrf_hosts: tuple[HostName, ...] = setting(
+        (), "Further names under which the site is asked (OMEGAUP_CSRF_HOSTS)", applies="reload"
+    )
+    backend: Artifact | None = setting(None, "Grader and broadcaster: omegaup-backend.tar.xz", applies="restart")
+    runner: Artifact | None = setting(None, "omegaup-runner.tar.xz", applies="restart")
+    gitserver: Artifact | None = setting(None, "omegaup-gitserver.tar.xz", applies="restart")
+    omegajail: tuple[Artifact, ...] = setting(
+        (),
+        "The runner's sandbox: its distribution and its root file systems, unpacked over each other",
+        applies="restart",
+    )
+    libinteractive: Artifact | None = setting(None, "libinteractive.jar", applies="restart")
+    frontend: Artifact | None = setting(
+        None, "The built site: what is to lie in /opt/omegaup, dependencies and compiled templates included",
+        applies="reload",
+    )  # fmt: skip
+    python: Artifact | None = setting(
+        None,
+        "Python modules of the workers and of db-migrate, as `pip install --target` lays them out",
+        applies="restart",
+    )
+    migrations_read: Digest | Literal[""] = setting(
+        "", "sha256 of the frontend release whose migrations somebody has read and found good for the release that "
+        "runs as well; without it no database that is in use is migrated", applies="write",
+    )  # fmt: skip
+    releases_kept: int = setting(
+        3, "Releases of each kind that stay on a host, to go back to", applies="write", ge=2, le=20
+    )
+    php_constants: dict[Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]+$")], str | int | bool] = setting(
+        {}, "Further constants of config.php (no secrets); those that this project sets cannot be changed here",
+        applies="reload",
+    )  # fmt: skip
+
+
 class MailRoute(Section):
     """Who gets mail, and by which server."""
 
@@ -478,9 +536,11 @@ class Settings(Section):
     runner: Runner = Runner()
     worker: Worker = Worker()
     frontend: Frontend = Frontend()
+    upstream: Upstream = Upstream()
     monitoring: Monitoring = Monitoring()
     packages: Packages = Packages()
     roll: Roll = Roll()
     machine: HostFacts = HostFacts()
     waivers: tuple[WaiverSetting, ...] = ()
     environment: Literal["production", "development"] = "production"
+    profile: Literal["reference", "upstream"] = "reference"

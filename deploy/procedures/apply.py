@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -11,13 +12,13 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operations import run_ops
 from pyinfra.api.state import StateStage
 
-from deploy.converge import shell
+from deploy.converge import parcels, shell
 from deploy.converge.engine import Run, still_different
 from deploy.converge.operations import site
 from deploy.converge.step import Step, owed
 from deploy.converge.together import together
-from deploy.errors import FleetError
-from deploy.model.resources import File, Parameter
+from deploy.errors import FleetError, FleetErrors
+from deploy.model.resources import Delivery, File, Parameter
 from deploy.procedures.roll import notes
 from deploy.procedures.roll.refusals import nobody_rolls
 from deploy.procedures.session import Session
@@ -52,6 +53,7 @@ def _applied(session: Session) -> Outcome:
     if any(not step.pending for steps in first.values() for step in steps):
         # What a roll has in hand goes forward or back as the files on the disk are.
         nobody_rolls(notes.read(run))
+        _parcels_are_there(run, first.values())
         with session.timings.part("act"):
             _act(session)
     if run.failures:
@@ -63,6 +65,29 @@ def _applied(session: Session) -> Outcome:
     return Outcome(
         tuple(run.acted), tuple(pending), tuple(still_different(step) for steps in left.values() for step in steps)
     )
+
+
+def _parcels_are_there(run: Run, plan: Iterable[Sequence[Step]]) -> None:
+    """Before anything is changed.
+
+    Raises:
+        FleetErrors: files of the controller's that the plan needs are not there, or are others.
+    """
+    needed = {
+        parcel: step.key
+        for steps in plan
+        for step in steps
+        if isinstance(step.resource, Delivery) and step.script
+        for parcel in step.resource.parcels
+    }
+    wrong: list[FleetError] = []
+    for parcel, key in needed.items():
+        try:
+            parcels.found(run.inventory, key, parcel)
+        except FleetError as error:
+            wrong.append(error)
+    if wrong:
+        raise FleetErrors(wrong)
 
 
 def _note(run: Run, outcome: Outcome) -> None:

@@ -92,6 +92,12 @@ def members(name: str, identity: Path | None = None, lock_for: str | None = None
     """The database's members, looked at; one that does not answer is no obstacle yet, nor one that is not fit."""
     path = folder(name)
     inventory, fleet = load(path)
+    if not fleet.profile.service("mysql").replicated:
+        raise FleetError(
+            subject="database", found=f"one server without replicas (profile {fleet.profile.name})",
+            expected="members between which the writes could move",
+            hint="fleet status shows whether it answers; docs/upstream.md says what there is instead",
+        )  # fmt: skip
     hosts = {host.name: host for host in inventory if fleet.host(host.name).has("mysql")}
     state = State(inventory, Config(CONNECT_TIMEOUT=5))
     with ctx_state.use(state):
@@ -107,7 +113,7 @@ def members(name: str, identity: Path | None = None, lock_for: str | None = None
 
         with lock.hold(path, lock_for) if lock_for else nullcontext():
             try:
-                run = Run(fleet, path, open_keys(path, identity), answers, frozenset())
+                run = Run(fleet, path, open_keys(path, identity, profile=fleet.profile), answers, frozenset())
                 if lock_for:
                     run.audited(lock_for)
 

@@ -34,7 +34,7 @@ def initialise(path: Path, identity: Path | None = None) -> Made:
     recipients = list(settings.base.operators) or [item.recipient for item in identities]
     store = path / "secrets.age"
     vault = Vault.open(store, identities) if store.exists() else Vault.create(store, recipients)
-    made = vault.ensure(secret_specs())
+    made = vault.ensure(secret_specs(fleet.profile))
     if made:
         vault.save(recipients)
     directory = path / "pki"
@@ -59,9 +59,10 @@ def put(path: Path, name: str, value: str, identity: Path | None = None) -> None
     Raises:
         FleetError: no role knows this secret, or the value cannot be one.
     """
-    if name not in secret_specs():
+    known = secret_specs(load(path)[1].profile)
+    if name not in known:
         raise FleetError(
-            subject=f"secret {name}", found="a name that no role knows", expected=", ".join(sorted(secret_specs())),
+            subject=f"secret {name}", found="a name that no role knows", expected=", ".join(sorted(known)),
         )  # fmt: skip
     if not value or not value.isprintable():
         raise FleetError(

@@ -20,7 +20,7 @@ from deploy.converge import remote
 from deploy.converge.inventory import connect_one, load
 from deploy.converge.together import together
 from deploy.errors import FleetError
-from deploy.model.catalog import RELEASES, SERVICES
+from deploy.model.catalog import RELEASES
 from deploy.model.fleet import Fleet
 from deploy.roles.log_store import STORE, source, store
 
@@ -77,8 +77,9 @@ def units(fleet: Fleet, service: str) -> tuple[str, ...]:
     Raises:
         FleetError: it is neither.
     """
-    if service in SERVICES and SERVICES[service].units and fleet.members(service):
-        return SERVICES[service].units_on(RELEASES["12"])
+    for one in fleet.services():
+        if one.name == service and one.units:
+            return one.units_on(RELEASES["12"])
     if UNIT.fullmatch(service):
         return (service,)
     known = ", ".join(one.name for one in fleet.services() if one.units)
@@ -143,7 +144,7 @@ def gather(fleet: Fleet, service: str, after: str, count: int, hosts: Iterable[s
         FleetError: no such service, or a time that is none.
     """
     wanted, begun = units(fleet, service), since(after)
-    named = service in SERVICES
+    named = any(one.name == service for one in fleet.services())
     names = [name for name in hosts if not named or fleet.host(name).has(service)]
     silent: dict[str, FleetError] = {}
 

@@ -35,7 +35,7 @@ def operator(path: Path, name: str, out: Path, days: int, identity: Path | None 
         FleetError: the file exists, the name is none, or the CA cannot be opened.
     """
     _, fleet = load(path)
-    keys = open_keys(path, identity)
+    keys = open_keys(path, identity, profile=fleet.profile)
     profile = LeafProfile(
         common_name=name, role=OPERATOR, organization=fleet.name, client_auth=True, days=days,
     )  # fmt: skip

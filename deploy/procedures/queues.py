@@ -14,6 +14,7 @@ from deploy.converge import remote
 from deploy.converge.inventory import folder, load
 from deploy.errors import FleetError
 from deploy.model.catalog import QUEUES, Queue
+from deploy.model.profiles import REFERENCE
 from deploy.procedures.session import session
 from deploy.roles.rabbitmq_topology import dead
 from deploy.roles.worker import QUEUE_TOOL
@@ -74,6 +75,11 @@ def _known(queue: str) -> Queue:
 def _run(name: str, identity: Path | None, *words: str) -> Any:
     """What the tool says on the first of the workers' hosts."""
     _, fleet = load(folder(name))
+    if fleet.profile is not REFERENCE:
+        raise FleetError(
+            subject="queue", found=f"profile {fleet.profile.name}", expected="the reference workers, who have the tool",
+            hint="rabbitmqctl list_queues on a broker's host shows the queues",
+        )  # fmt: skip
     hosts = fleet.members("worker")
     if not hosts:
         raise FleetError(

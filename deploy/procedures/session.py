@@ -60,7 +60,7 @@ def session(
             stack.enter_context(lock.hold(path, lock_for))
         with timings.part("inventory"):
             inventory, built = load(path)
-            keys = open_keys(path, identity)
+            keys = open_keys(path, identity, profile=built.profile)
             chosen = _limit(limit, {host.name for host in built.hosts}, inventory.groups)
         with timings.part("connect"):
             state, hosts = connect(inventory, built, chosen)

@@ -71,7 +71,7 @@ def _standings(
     """What the members of clusters that can be reached say, and why others said nothing."""
     witnesses = {name: hosts[name] for name in fleet.witnesses() if hosts[name].connected}
     try:
-        run = Run(fleet, path, open_keys(path, identity), witnesses, frozenset())
+        run = Run(fleet, path, open_keys(path, identity, profile=fleet.profile), witnesses, frozenset())
     except (FleetError, FleetErrors) as error:
         return [], str(error)
     silent: list[str] = []

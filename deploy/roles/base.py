@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from deploy.model.catalog import CATALOG, PROXY_ADDRESS
+from deploy.model.catalog import PROXY_ADDRESS
 from deploy.model.fleet import Context
 from deploy.model.records import HOST_FOLDER, HOST_GROUP
 from deploy.model.resources import (
@@ -112,7 +112,7 @@ def names(ctx: Context) -> Iterator[tuple[str, str]]:
     A name behind the proxy exists where the proxy is, which follows a failover: any other address would be wrong after
     one.
     """
-    for service in CATALOG:
+    for service in ctx.fleet.profile.services:
         members = ctx.fleet.members(service.name)
         if not members or (service.proxied and not ctx.host.has("proxy")):
             continue

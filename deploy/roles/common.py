@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from deploy.model.catalog import SERVICES, SSL_DIR
+from collections.abc import Iterator
+
+from deploy.model.catalog import SSL_DIR
 from deploy.model.fleet import Context
-from deploy.model.resources import Certificate, File
+from deploy.model.resources import Certificate, File, Resource, Unit
 
 CA_FILE = f"{SSL_DIR}/ca.crt"
 
@@ -22,7 +24,7 @@ def confined(ctx: Context, unit: str, template: str) -> File:
 
 def certificate(ctx: Context, name: str) -> Certificate:
     """The key pair of a service on this host, under the spec's names, readable by the service alone."""
-    service = SERVICES[name]
+    service = ctx.fleet.profile.service(name)
     identity = service.identity
     if identity is None:
         raise LookupError(f"the catalog gives {name} no identity")
@@ -42,3 +44,11 @@ def certificate(ctx: Context, name: str) -> Certificate:
         days=trust.leaf_days,
         renew_days=trust.renew_days,
     )
+
+
+def timer(ctx: Context, templates: str, name: str, /, **values: object) -> Iterator[Resource]:
+    """What a timer runs again and again: both units from `NAME.service.j2` and `NAME.timer.j2` of a template folder."""
+    for kind in ("service", "timer"):
+        path = f"/etc/systemd/system/{name}.{kind}"
+        yield File(path=path, content=ctx.render(f"{templates}/{name}.{kind}.j2", **values))
+    yield Unit(name=f"{name}.timer")

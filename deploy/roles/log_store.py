@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from deploy.model.catalog import JOURNAL_FILE, SERVICES
 from deploy.model.fleet import Context, Fleet, HostSpec
 from deploy.model.resources import File, Package, Resource, Unit
-from deploy.roles.common import certificate
+from deploy.roles.common import certificate, timer
 
 UNIT = "fleet-log-store.service"
 BOUND = "fleet-log-bound"
@@ -75,12 +75,5 @@ def _units(ctx: Context) -> Iterator[Resource]:
     text = ctx.render("log-store/fleet-log-store.service.j2", port=port, folder=STORE, account=ACCOUNT)
     yield File(path=unit, content=text)
     yield Unit(name=UNIT, restart_files=(unit,))
-    for kind in ("service", "timer"):
-        yield File(
-            path=f"/etc/systemd/system/{BOUND}.{kind}",
-            content=ctx.render(
-                f"log-store/fleet-log-bound.{kind}.j2", folder=STORE, account=ACCOUNT, room=room(ctx),
-                keep=int(ctx.settings.monitoring.logs_keep),
-            ),
-        )  # fmt: skip
-    yield Unit(name=f"{BOUND}.timer")
+    keep = int(ctx.settings.monitoring.logs_keep)
+    yield from timer(ctx, "log-store", BOUND, folder=STORE, account=ACCOUNT, room=room(ctx), keep=keep)

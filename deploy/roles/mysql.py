@@ -30,6 +30,7 @@ from deploy.model.resources import (
 from deploy.model.ways import Way
 from deploy.roles import mysql_access as access
 from deploy.roles import mysql_agent, mysql_rolling
+from deploy.roles.common import timer
 from deploy.roles.mysql_agent import agent
 from deploy.roles.mysql_members import FILES_QUERY, SERVER_QUERY, clusters, standings
 
@@ -44,6 +45,9 @@ DATA = "/var/lib/mysql"
 ORIGIN = f"{DATA}/fleet-origin"
 PROMISED, CLOSED = f"{DATA}/fleet-promised", "/run/fleet/mysql-closed"
 """Left by a switchover or failover on its way: this member is to lead; it was closed, and opens again by itself."""
+OPENED = f"{DATA}/fleet-opened"
+"""Which start of the server took writes last: another one is opened by itself, with the proof that apply wants."""
+WATCH = "fleet-mysql-watch"
 SOCKET = "/run/mysqld/mysqld.sock"
 TOOL = "/usr/local/lib/fleet/mysql"
 ROLE_TOOL = "/usr/local/lib/fleet/mysql-role"
@@ -135,6 +139,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
     yield Unit(
         name=UNIT, rolling=True, restart_files=(f"/etc/systemd/system/{UNIT}.d/60-fleet.conf",), start_files=(CONFIG,)
     )
+    yield from timer(ctx, "mysql", WATCH, tool=ROLE_TOOL)
     yield from agent(ctx, SOCKET)
     server = _server(ctx)
     values = variables(ctx)
@@ -194,6 +199,7 @@ def _files(ctx: Context) -> Iterator[Resource]:
             address=ctx.host.address, socket=SOCKET, seed_file=SEED_FILE, seed_user=access.SEED,
             replica_file=REPLICA_FILE, replica_user=access.REPLICA, agent=access.AGENT, port=port,
             semi_sync=semi_sync(ctx), database=ctx.settings.mysql.database, promised=PROMISED, closed=CLOSED,
+            opened=OPENED,
         ),
     )  # fmt: skip
     files = _files_query(ctx)

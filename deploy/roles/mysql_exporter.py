@@ -8,7 +8,6 @@ from deploy.model.fleet import Context
 from deploy.model.resources import Resource
 from deploy.roles.exporters import ACCOUNT, exporter, listen
 from deploy.roles.mysql import SOCKET
-from deploy.roles.mysql import UNIT as SERVER
 
 
 def desired(ctx: Context) -> Iterable[Resource]:
@@ -18,5 +17,6 @@ def desired(ctx: Context) -> Iterable[Resource]:
         f"--web.listen-address={listen('mysql-exporter')} --exporter.lock_wait_timeout=2 "
         "--no-collect.info_schema.query_response_time",
         # Of Debian 12's version; from 0.15 on it takes a file instead.
-        environment={"DATA_SOURCE_NAME": f"{ACCOUNT}@unix({SOCKET})/"}, after=SERVER,
+        environment={"DATA_SOURCE_NAME": f"{ACCOUNT}@unix({SOCKET})/"},
+        after=ctx.fleet.profile.service("mysql").units[0],
     )  # fmt: skip

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from deploy.model.fleet import Context
-from deploy.model.resources import Certificate, Directory, File, Package, Query, Resource, Unit
+from deploy.model.resources import Directory, File, Package, Query, Resource, Unit
 from deploy.roles import php
-from deploy.roles.backend import url
-from deploy.roles.common import CA_FILE, confined
+from deploy.roles.common import confined
 from deploy.roles.proven import built, reloaded
 
 CONFIG = "/etc/nginx/nginx.conf"
@@ -16,24 +16,25 @@ UNIT = "nginx.service"
 STATUS = "/fleet/nginx"
 
 
-def nginx(ctx: Context, root: str, pair: Certificate) -> Iterator[Resource]:
-    """nginx in front of PHP-FPM. root: the document root; pair: what it shows to the broadcaster."""
+def nginx(
+    ctx: Context, root: str, template: str, values: Mapping[str, Any], files: tuple[str, ...]
+) -> Iterator[Resource]:
+    """nginx in front of PHP-FPM. root: the document root; values: the template's own; files: others that it loads."""
     settings = ctx.settings
     # A connection of a client and one to PHP, and the logs.
     nofile = 2 * settings.frontend.worker_connections + 512
     build, text = built(
-        ctx, "frontend/nginx.conf.j2", nofile=nofile, connections=settings.frontend.worker_connections,
+        ctx, template, nofile=nofile, connections=settings.frontend.worker_connections,
         read_timeout=php.request_limits(ctx)[2], body_max=settings.frontend.body_max, root=root,
         backlog=settings.base.somaxconn, socket=php.SOCKET, status=php.STATUS, nginx_status=STATUS,
-        status_socket=php.STATUS_SOCKET,
-        broadcaster=url("broadcaster"), pair=pair, ca=CA_FILE,
+        status_socket=php.STATUS_SOCKET, **values,
     )  # fmt: skip
     yield Package(name="nginx")
     yield Package(name="logrotate")
     yield File(path=CONFIG, content=text, check='nginx -t -q -c "$CANDIDATE"')
     drop_in = f"/etc/systemd/system/{UNIT}.d/60-fleet.conf"
     yield Directory(path=f"/etc/systemd/system/{UNIT}.d")
-    loaded = (CONFIG, pair.certificate_path, CA_FILE)
+    loaded = (CONFIG, *files)
     limit = max(nofile, settings.base.service_nofile)
     yield File(path=drop_in, content=ctx.render("frontend/nginx.service.conf.j2", nofile=limit))
     yield confined(ctx, UNIT, "frontend/nginx.sandbox.conf.j2")

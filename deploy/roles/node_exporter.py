@@ -12,7 +12,8 @@ from collections.abc import Iterable
 
 from deploy.model.catalog import SSL_DIR
 from deploy.model.fleet import Context
-from deploy.model.resources import Directory, File, Package, Resource, Unit
+from deploy.model.resources import Directory, File, Package, Resource
+from deploy.roles.common import timer
 from deploy.roles.exporters import ACCOUNT, exporter, listen
 from deploy.roles.log_store import senders, store
 
@@ -61,10 +62,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
             senders=senders(ctx.fleet) if ctx.host == store(ctx.fleet) else (),
         ),
     )  # fmt: skip
-    for kind in ("service", "timer"):
-        path = f"/etc/systemd/system/fleet-notes.{kind}"
-        yield File(path=path, content=ctx.render(f"node-exporter/fleet-notes.{kind}.j2", tool=TOOL, folder=TEXTFILES))
-    yield Unit(name="fleet-notes.timer")
+    yield from timer(ctx, "node-exporter", "fleet-notes", tool=TOOL, folder=TEXTFILES)
 
 
 def manifest(resources: Iterable[Resource]) -> str:

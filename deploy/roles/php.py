@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from deploy.model.fleet import Context
 from deploy.model.resources import Directory, File, Only, Package, Phase, Query, Resource, Unit
@@ -70,10 +70,13 @@ def values(ctx: Context) -> dict[str, str]:
     }
 
 
-def php_fpm(ctx: Context, stamped: tuple[str, ...], dated: tuple[str, ...]) -> Iterator[Resource]:
+def php_fpm(
+    ctx: Context, stamped: tuple[str, ...], dated: tuple[str, ...], other: Mapping[str, str] | None = None
+) -> Iterator[Resource]:
     """FPM, and other files that it keeps in memory until it is reloaded.
 
-    stamped: known by their hash at the last reload; dated: by their time alone (many, and few change).
+    stamped: known by their hash at the last reload; dated: by their time alone (many, and few change). other:
+    what differs from `values`.
     """
     php, settings = ctx.release.php, ctx.settings
     folder, unit = f"/etc/php/{php}/fpm", f"php{php}-fpm.service"
@@ -82,7 +85,7 @@ def php_fpm(ctx: Context, stamped: tuple[str, ...], dated: tuple[str, ...]) -> I
     drop_in = f"/etc/systemd/system/{unit}.d/40-fleet.conf"
     yield Package(name=f"php{php}-fpm", source=f"php{php}")
     yield Package(name="libfcgi-bin")
-    wanted = values(ctx)
+    wanted = {**values(ctx), **(other or {})}
     yield File(
         path=ini, content=ctx.render("frontend/99-fleet.ini.j2", values=wanted),
         check=f"php{php} -n -d display_errors=stderr -r "

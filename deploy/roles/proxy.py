@@ -43,7 +43,7 @@ def backends(ctx: Context) -> list[Backend]:
     def members(service: str) -> tuple[tuple[str, str], ...]:
         return tuple((host.name, host.address) for host in ctx.fleet.members(service))
 
-    redis, rabbitmq, mysql = SERVICES["redis"], SERVICES["rabbitmq"], SERVICES["mysql"]
+    redis, rabbitmq, mysql = (ctx.fleet.profile.service(name) for name in ("redis", "rabbitmq", "mysql"))
     found = [
         Backend(f"redis-{name}", redis.port(name).number, redis.port(name).number, "redis", members("redis"), "first")
         for name in INSTANCES
@@ -55,6 +55,9 @@ def backends(ctx: Context) -> list[Backend]:
             check_port=management,
         )
     )  # fmt: skip
+    if not mysql.clusters:
+        port = mysql.port("mysql").number
+        return [*found, Backend("mysql", port, port, "tcp", members("mysql"), "first")]
     writes, role = mysql.port("mysql").number, mysql.port("role").number
     reads = SERVICES["proxy"].port("mysql-reads").number
     found.append(Backend("mysql", writes, writes, "http", members("mysql"), "first", "/primary", role))

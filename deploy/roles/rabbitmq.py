@@ -21,6 +21,7 @@ from deploy.model.secrets import SecretSpec
 from deploy.model.ways import Way
 from deploy.roles import rabbitmq_rolling
 from deploy.roles import rabbitmq_topology as topology
+from deploy.roles.common import timer
 from deploy.roles.rabbitmq_members import CLUSTER, COOKIE, QUERY, UNIT, clusters, node, standings
 from deploy.roles.rabbitmq_topology import ADMIN, API, CURL_FILE, DEFINITIONS, ask
 
@@ -188,11 +189,7 @@ def _watch(ctx: Context) -> Iterator[Resource]:
             ran=RAN,
         ),
     )  # fmt: skip
-    for kind in ("service", "timer"):
-        yield File(
-            path=f"/etc/systemd/system/{name}.{kind}", content=ctx.render(f"rabbitmq/{name}.{kind}.j2", tool=tool)
-        )
-    yield Unit(name=f"{name}.timer")
+    yield from timer(ctx, "rabbitmq", name, tool=tool)
 
 
 def _cluster(ctx: Context) -> Query:

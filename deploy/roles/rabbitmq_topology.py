@@ -9,12 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from deploy.model.catalog import DEAD_LETTERS, EXCHANGES, QUEUES, SERVICES
+from deploy.model.catalog import DEAD_LETTERS, SERVICES
 from deploy.model.fleet import Context
 from deploy.model.resources import Only, Parameter, Phase, Query, Resource
 from deploy.roles.rabbitmq_members import UNIT
@@ -42,23 +42,34 @@ class User:
 
 
 def users(ctx: Context) -> dict[str, User]:
+    exchanges, queues = ctx.fleet.profile.exchanges, ctx.fleet.profile.queues
+    # Who declares anew what is there has to be allowed to make it.
+    redeclared = [name for queue in queues if queue.redeclared for name in (queue.exchange, queue.name)]
+    binds = [queue.name for queue in queues if queue.redeclared]
     return {
         ADMIN: User("rabbitmq/admin", "administrator", (".*", ".*", ".*")),
         # The dead letters: a worker puts there what it rejects, with the reason; only people take it from there.
         ctx.settings.rabbitmq.user: User(
-            "rabbitmq/app", "", (NOTHING, _any((*EXCHANGES, DEAD_LETTERS)), _any(queue.name for queue in QUEUES))
+            "rabbitmq/app",
+            "",
+            (
+                _any(dict.fromkeys(redeclared)) if redeclared else NOTHING,
+                _any((*exchanges, DEAD_LETTERS, *binds)),
+                # To bind a queue is to read from its exchange.
+                _any((*(queue.name for queue in queues), *(exchanges if binds else ()))),
+            ),
         ),
         OPERATOR: User(
             "rabbitmq/operator",
             "",
-            (NOTHING, _any(EXCHANGES), _any(name for queue in QUEUES for name in (queue.name, dead(queue.name)))),
+            (NOTHING, _any(exchanges), _any(name for queue in queues for name in (queue.name, dead(queue.name)))),
         ),
         # Sees the figures of queues only in a virtual host that it may use, if only for nothing.
         "monitoring": User("rabbitmq/monitoring", "monitoring", (NOTHING, NOTHING, NOTHING)),
     }
 
 
-def _any(names: Iterator[str] | tuple[str, ...]) -> str:
+def _any(names: Iterable[str]) -> str:
     return f"^({'|'.join(names)})$"
 
 
@@ -80,7 +91,7 @@ def password_hash(user: str, password: str) -> str:
 def policy(ctx: Context) -> dict[str, Any]:
     """For the work queues. A message is given up only when the dead letters have it (at-least-once)."""
     return {
-        "pattern": _any(queue.name for queue in QUEUES),
+        "pattern": _any(queue.name for queue in ctx.fleet.profile.queues),
         "apply-to": "queues",
         "priority": 0,
         "definition": {
@@ -138,7 +149,7 @@ def binary(text: str) -> str:
 def desired(ctx: Context) -> Iterator[Resource]:
     port = SERVICES["rabbitmq"].port("distribution").number
     vhost = ctx.settings.rabbitmq.vhost
-    own = [name for queue in QUEUES for name in (queue.name, dead(queue.name))]
+    own = [name for queue in ctx.fleet.profile.queues for name in (queue.name, dead(queue.name))]
     query = Query(
         "rabbitmq",
         ask(
@@ -190,7 +201,7 @@ def _declared(ctx: Context, query: Query) -> Iterator[Parameter]:
     """Exchanges, policy, queues, bindings, in the order in which they need one another."""
     path = quote(ctx.settings.rabbitmq.vhost, safe="")
     members = len(ctx.fleet.members("rabbitmq"))
-    for name in (*EXCHANGES, DEAD_LETTERS):
+    for name in (*ctx.fleet.profile.exchanges, DEAD_LETTERS):
         yield Parameter(
             query=query, name=f"exchange {name}", want="direct, durable",
             act=_fixed("exchange", name, path, {"type": "direct", "durable": True}),
@@ -199,10 +210,13 @@ def _declared(ctx: Context, query: Query) -> Iterator[Parameter]:
         query=query, name=f"policy {POLICY}", want=json.dumps(policy(ctx), sort_keys=True, separators=(",", ":")),
         act=_put(f"policies/{path}/{POLICY}", policy(ctx)),
     )  # fmt: skip
-    pairs = [(DEAD_LETTERS, dead(queue.name), queue.name) for queue in QUEUES]
-    pairs += [(queue.exchange, queue.name, queue.name) for queue in QUEUES]
+    queues = ctx.fleet.profile.queues
+    pairs = [(DEAD_LETTERS, dead(queue.name), queue.routing_key) for queue in queues]
+    pairs += [(queue.exchange, queue.name, queue.routing_key) for queue in queues]
+    plain = {queue.name for queue in queues if queue.redeclared}
     for _, name, _ in pairs:
-        arguments = {"x-queue-type": "quorum", "x-quorum-initial-group-size": members}
+        # One that its consumer declares anew must have what that asks for: the virtual host's default type, no more.
+        arguments = {} if name in plain else {"x-queue-type": "quorum", "x-quorum-initial-group-size": members}
         yield Parameter(
             query=query, name=f"queue {name}", want="quorum, durable",
             act=_fixed("queue", name, path, {"durable": True, "arguments": arguments}),

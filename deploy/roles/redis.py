@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from deploy.model.catalog import SERVICES
 from deploy.model.fleet import Context
+from deploy.model.profiles import UPSTREAM
 from deploy.model.resources import (
     Directory,
     File,
@@ -51,6 +52,11 @@ APP_KEYS = {
     "sessions": "~session:*",
 }
 """The spec's key patterns: the application cannot touch anything else."""
+
+UPSTREAM_RULES = (
+    "~* resetchannels -@all +@read +@write +@transaction +eval +evalsha +auth +hello +select +ping +echo -@dangerous"
+)
+"""The real site logs in with a password and no name, and begins its keys with a number (Cache.php)."""
 
 SENTINEL_COMMANDS = (
     "&* -@all +multi +slaveof +ping +exec +subscribe +config|rewrite +role +publish +info +client|setname "
@@ -167,8 +173,11 @@ def acl(ctx: Context, instance: str) -> dict[str, str]:
     def user(secret: str, allowed: str) -> str:
         return f"on #{hashlib.sha256(ctx.secret(secret).encode()).hexdigest()} {allowed}"
 
+    default = "off resetchannels -@all"
+    if ctx.fleet.profile is UPSTREAM and instance == "cache":
+        default = user("redis/app", UPSTREAM_RULES)
     return {
-        "default": "off resetchannels -@all",
+        "default": default,
         "fleet": user("redis/admin", "~* &* +@all"),
         "replica": user("redis/replica", "resetchannels -@all +psync +replconf +ping"),
         "app": user("redis/app", f"{APP_KEYS[instance]} resetchannels -@all {APP_COMMANDS}"),

@@ -116,9 +116,9 @@ def taken_out(run: Callable[[str], str], queue: str) -> list[str]:
     return found
 
 
-def sql(host: str, statement: str) -> list[str]:
+def sql(host: str, statement: str, *, check: bool = True) -> list[str]:
     """A statement as root on a member."""
-    return on(host, f"timeout 20 mariadb -NB omegaup -e {shlex.quote(statement)}").splitlines()
+    return on(host, f"timeout 20 mariadb -NB omegaup -e {shlex.quote(statement)}", check=check).splitlines()
 
 
 def database() -> str:

@@ -22,7 +22,7 @@ def killed_for_good(host: str, *units: str) -> Iterator[None]:
     """The process dies and does not come back before the block ends (nor then, if it was fenced meanwhile)."""
     names = " ".join(units)
     # Not by a mask: that of /run is weaker than a unit in /etc.
-    folders = " ".join(f"/run/systemd/system/{unit}.service.d" for unit in units)
+    folders = " ".join(f"/run/systemd/system/{unit.removesuffix('.service')}.service.d" for unit in units)
     on(host, f"mkdir -p {folders}\nfor f in {folders}; do printf '[Service]\\nRestart=no\\n' >$f/99-chaos.conf; done\n"
        f"systemctl daemon-reload; systemctl kill -s KILL --kill-whom=all {names}")  # fmt: skip
     try:

@@ -15,28 +15,12 @@ from collections.abc import Callable
 
 import pytest
 
-from deploy.model.catalog import SERVICES
 from deploy.roles.rabbitmq_topology import dead
 from tests.chaos import results
+from tests.chaos.application import PROBLEM, SUM, first, publish, put_problem, submit
 from tests.chaos.failover import database, eventually, settled, sql, taken_out, the_fleet
 from tests.chaos.faults import kill_9
 from tests.chaos.support import INVENTORY, ROOT, on
-from tests.chaos.test_end_to_end import FRONTEND, first, web
-
-GITSERVER = f"https://gitserver:{SERVICES['gitserver'].port('https').number}"
-SUM = "print(sum(map(int, input().split())))"
-CASES = [
-    {"name": "1", "input": "1 2\n", "output": "3\n", "weight": 1},
-    {"name": "2", "input": "20 22\n", "output": "42\n", "weight": 3},
-]
-LIMITS = {"time_ms": 1000, "memory_bytes": 64 * 2**20, "output_bytes": 2**20}
-
-
-def put_problem(alias: str) -> None:
-    settings = json.dumps({"limits": LIMITS, "cases": CASES})
-    on(first("frontend"), f"curl -sf -m 10 {FRONTEND} -X PUT --data {shlex.quote(settings)} "
-                          f"-H 'Content-Type: application/json' {GITSERVER}/problem/{alias}/settings")  # fmt: skip
-
 
 # Certificates
 
@@ -83,10 +67,7 @@ def test_certificates_whatever_is_killed(messages: int) -> None:
         order_all(range(start + part * messages // parts, start + (part + 1) * messages // parts))
         if part % 2 == 1:
             faults[part // 2 % len(faults)]()
-    poison = json.dumps({"vhost": "/", "properties": {"delivery_mode": 2}, "routing_key": "ContestQueue",
-                         "payload": "poison", "payload_encoding": "string"})  # fmt: skip
-    on(first("rabbitmq"), "/usr/local/lib/fleet/rabbitmq-api POST exchanges/%2F/certificates/publish "
-                          f"<<'JSON'\n{poison}\nJSON")  # fmt: skip
+    publish("certificates", "ContestQueue", "poison")
     files = "FROM Certificates JOIN Certificate_Files USING (certificate_id)"
     where = f"{files} WHERE contest_id BETWEEN {start} AND {contests[-1]}"
     wanted = messages * len(NAMES)
@@ -127,21 +108,15 @@ def queue_command(command: str, *words: str) -> str:
 # Submissions
 
 
-def submit(source: str, **more: str) -> str:
-    code, answer = web("/submit", {"problem": "faults", "language": "py3", "source": source, **more})
-    assert code == 202, answer
-    return str(answer["id"])
-
-
 def test_one_verdict_for_each_submission() -> None:
     """While the runner is killed, freezes for longer than its lease, and the grader restarts."""
-    put_problem("faults")
+    put_problem()
     runner, grader = first("runner"), first("grader")
     count, identifiers = 60, list[str]()
     host = first("frontend")
     for number in range(count):
         submission = json.dumps({
-            "problem": "faults", "language": "py3", "source": SUM, "submission_id": f"faults-{secrets.token_hex(8)}",
+            "problem": PROBLEM, "language": "py3", "source": SUM, "submission_id": f"faults-{secrets.token_hex(8)}",
         })  # fmt: skip
         identifiers.append(json.loads(submission)["submission_id"])
         # Another address would be another limit; here the limit is the web host's own, and not what is tested.
@@ -187,7 +162,7 @@ HOSTILE = {
 @pytest.mark.parametrize("what", HOSTILE)
 def test_hostile_programs(what: str) -> None:
     source, verdicts = HOSTILE[what]
-    put_problem("faults")
+    put_problem()
     runner = first("runner")
     before = on(runner, "systemctl show -p MainPID --value omegaup-runner")
     identifier = submit(source)
@@ -207,11 +182,10 @@ def test_hostile_programs(what: str) -> None:
 
 
 def test_dead_letters_are_seen_and_put_back() -> None:
-    rabbitmq = first("rabbitmq")
     event = {"type": "visit", "event_id": secrets.token_hex(8), "timestamp": int(time.time()), "more": True}
-    publish = json.dumps({"vhost": "/", "properties": {"delivery_mode": 2}, "routing_key": "AnalyticsQueue",
-                          "payload": json.dumps(event), "payload_encoding": "string"})  # fmt: skip
-    on(rabbitmq, f"/usr/local/lib/fleet/rabbitmq-api POST exchanges/%2F/analytics/publish <<'JSON'\n{publish}\nJSON")
+    # Those of the suites' load, which is nothing that a worker knows.
+    queue_command("purge", "AnalyticsQueue", "--dead", "--yes")
+    publish("analytics", "AnalyticsQueue", json.dumps(event))
     wanted = (json.dumps(event), "keys: missing none, unknown ['more']")
     eventually("it is a dead letter", lambda: wanted in _dead("AnalyticsQueue"), 30)
     queue_command("requeue", "AnalyticsQueue")

@@ -14,9 +14,9 @@ import pytest
 from deploy.model.catalog import SERVICES
 from deploy.model.dashboards import SHARES, Panel, dashboards
 from tests.chaos import faults
+from tests.chaos.application import FRONTEND, web
 from tests.chaos.failover import database, eventually, load, settled, the_fleet, visiting
 from tests.chaos.support import on
-from tests.chaos.test_end_to_end import FRONTEND, web
 
 pytestmark = pytest.mark.usefixtures("begun_well")
 
@@ -79,7 +79,7 @@ def reacts(name: str, title: str, wanted: Callable[[dict[str, float]], bool], se
 
 def test_boards_react_to_a_runner_that_is_gone() -> None:
     runners = [host.name for host in the_fleet().members("runner")]
-    with faults.killed_for_good(runners[0], "omegaup-runner.service"):
+    with faults.killed_for_good(runners[0], "omegaup-runner"):
         reacts("grader", "Runners", lambda found: sum(found.values()) < len(runners))
     settled()
     reacts("grader", "Runners", lambda found: sum(found.values()) == len(runners))
@@ -87,7 +87,7 @@ def test_boards_react_to_a_runner_that_is_gone() -> None:
 
 def test_boards_react_to_a_worker_that_is_gone() -> None:
     worker = the_fleet().members("worker")[0].name
-    with faults.killed_for_good(worker, "omegaup-worker@analytics.service"):
+    with faults.killed_for_good(worker, "omegaup-worker@analytics"):
         reacts("queue", "Consumers", lambda found: min(found.values()) == 0)
     settled()
 
@@ -96,7 +96,7 @@ def test_boards_react_to_a_failover() -> None:
     before = set(ask("mysql_global_variables_read_only == bool 0"))
     assert before
     replica = next(host.name for host in the_fleet().members("mysql") if host.name != database())
-    with faults.killed_for_good(replica, "mariadb.service"):
+    with faults.killed_for_good(replica, "mariadb"):
         reacts("failover", "Database: who acknowledges", lambda found: max(found.values(), default=0) < 2)
         reacts("failover", "Proxies: who serves", lambda found: len(found) > 0)
     settled()

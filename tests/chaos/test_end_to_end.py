@@ -5,33 +5,14 @@ from __future__ import annotations
 import json
 import secrets
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from deploy.model.catalog import SERVICES
+from tests.chaos.application import FRONTEND, PAIR, first, web
 from tests.chaos.failover import database, eventually, sql, the_fleet
 from tests.chaos.faults import TABLE
 from tests.chaos.support import on
-
-PAIR = "--cert /etc/omegaup/ssl/{0}.crt --key /etc/omegaup/ssl/{0}.key --cacert /etc/omegaup/ssl/ca.crt"
-FRONTEND = PAIR.format("frontend")
-
-
-def first(service: str) -> str:
-    return the_fleet().members(service)[0].name
-
-
-def web(path: str, data: Mapping[str, object] | None = None) -> tuple[int, dict[str, object]]:
-    """Ask a web host by HTTP, from itself."""
-    host = first("frontend")
-    body = f"-H 'Content-Type: application/json' --data '{json.dumps(data)}'" if data is not None else ""
-    said = on(host, f"curl -s -m 20 -w '\\n%{{http_code}}' {body} {shlex.quote(f'http://{host}{path}')}")
-    text, _, code = said.rpartition("\n")
-    try:
-        answer: dict[str, object] = json.loads(text)
-    except ValueError:
-        answer = {"text": text}
-    return int(code), answer
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import pytest
 
 import lab
 from deploy.procedures import db, db_proofs
+from deploy.roles.mysql import OPENED, ROLE_TOOL
 from tests.chaos import faults, results
 from tests.chaos.failover import database, eventually, load, sql
 from tests.chaos.load import TABLE
@@ -124,6 +125,70 @@ def test_primary_destroyed(turn: int) -> None:
     assert database() in others
     assert on(old, "cat /var/lib/mysql/fleet-origin").split()[0] == "seeded"
     same_everywhere()
+
+
+@pytest.mark.parametrize("turn", range(REPEATS))
+def test_primary_killed_and_started_again_by_systemd(turn: int) -> None:
+    """It takes writes again by itself, since nobody has taken its place."""
+    old = database()
+    with load("web1", f"started-again-{turn}", "rows") as running:
+        begun = time.time()
+        faults.kill_9(old, "mariadb")
+        eventually("it takes writes again", lambda: sql(old, "SELECT @@read_only", check=False) == ["0"], 60)
+        time.sleep(5)
+        until = time.time()
+    judge("primary killed, started again by systemd", running.end()["rows"], 20.0, begun, until)
+    assert drift() == set()
+    assert database() == old
+    same_everywhere()
+
+
+@pytest.mark.thorough
+def test_a_primary_started_again_stays_closed_while_a_member_cannot_be_asked() -> None:
+    """That one may follow another by now. Nor is it opened where somebody closed it since its start."""
+    old = database()
+    other = next(name for name in MEMBERS if name != old)
+    with faults.killed_for_good(other, "mariadb"):
+        faults.kill_9(old, "mariadb")
+        eventually("it answers again", lambda: sql(old, "SELECT 1", check=False) == ["1"], 60)
+        time.sleep(15)  # thrice the watch's interval
+        assert sql(old, "SELECT @@read_only") == ["1"]
+    eventually("it takes writes again", lambda: sql(old, "SELECT @@read_only") == ["0"], 60)
+    eventually("and that is noted", lambda: opened(old) == invocation(old), 30)
+    sql(old, "SET GLOBAL read_only = 1")
+    time.sleep(15)
+    assert sql(old, "SELECT @@read_only") == ["1"]
+    apply()
+    assert database() == old
+
+
+@pytest.mark.thorough
+def test_without_the_proof_a_primary_started_again_is_a_second_one() -> None:
+    """The teeth of what the watch asks the others: it opens although another has taken its place."""
+    old = database()
+    with faults.killed_for_good(old, "mariadb"):
+        code, said = db_command("failover", "--fence")
+        assert code == 0, said
+    new = database()
+    on(old, "systemctl unmask mariadb; systemctl start mariadb")
+    eventually("it answers again", lambda: sql(old, "SELECT 1", check=False) == ["1"], 60)
+    time.sleep(15)
+    assert sql(old, "SELECT @@read_only") == ["1"], "it has noticed"
+    blind = "s/^  for address in .MEMBERS; do/  for address in; do/; s/^  follower 50 .*//"
+    on(old, f"sed '{blind}' {ROLE_TOOL} >/run/role; echo another >{OPENED}; bash /run/role watch; rm -f /run/role")
+    assert sql(old, "SELECT @@read_only") == ["0"]
+    sql(old, "SET GLOBAL read_only = 1")
+    apply()
+    assert database() == new
+    same_everywhere()
+
+
+def opened(host: str) -> str:
+    return on(host, f"cat {OPENED}", check=False).strip()
+
+
+def invocation(host: str) -> str:
+    return on(host, "systemctl show -p InvocationID --value mariadb").strip()
 
 
 @pytest.mark.thorough

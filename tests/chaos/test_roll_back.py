@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from deploy.model.catalog import SERVICES
 from deploy.procedures.roll.order import Action
 from deploy.procedures.roll.run import Options
 from deploy.roles import backend
-from tests.chaos.failover import settled, the_fleet
+from tests.chaos.failover import primary, settled, the_fleet
 from tests.chaos.rolling import applied, none_left, paid, rolled, spoiled, started
-from tests.chaos.support import altered, fleet
+from tests.chaos.support import altered, fleet, on
 from tests.chaos.watching import watching
 
 QUICK = 'roll = {"canary_seconds": 10, "read_interval": 0.5, "after_seconds": 40, "before_seconds": 30}'
@@ -49,12 +50,21 @@ FULL = "TemporaryFileSystem=" + " ".join(f"/var/lib/redis/{one}:size=48k,mode=07
 
 @dataclass(frozen=True)
 class Bad:
-    """A change: of a template; whose service it is; a word of the evidence that the message has to hold."""
+    """A change: of a template; whose service it is; a word of the message's evidence; what has to be done before."""
 
     template: str
     change: Callable[[str], str]
     service: str
     words: str
+    begin: Callable[[], None] = lambda: None
+
+
+def fill() -> None:
+    """More in both Redis than a small disk holds, for as long as the test lasts."""
+    for instance in ("cache", "sessions"):
+        port = SERVICES["redis"].port(instance).number
+        on(primary(port), "head -c 300000 /dev/urandom | REDISCLI_AUTH=$(cat /etc/fleet/redis.auth) redis-cli "
+                          f"--no-auth-warning --user fleet -p {port} -x SET chaos:full EX 900")  # fmt: skip
 
 
 BAD = {
@@ -72,7 +82,7 @@ BAD = {
     "replica does not catch up": Bad(
         "mysql/service.conf.j2", more("Environment=MYSQLD_OPTS=--skip-slave-start"), "mysql", "io No"
     ),
-    "disk full": Bad("redis/redis.service.j2", more(FULL), "redis", ""),
+    "disk full": Bad("redis/redis.service.j2", more(FULL), "redis", "", fill),
     "broker does not start": Bad("rabbitmq/rabbitmq-env.conf.j2", lambda text: text + "exit 1\n", "rabbitmq", "start"),
 }  # fmt: skip
 
@@ -93,6 +103,7 @@ def inventory(tmp_path: Path) -> Iterator[str]:
 def test_stopped_at_the_first_member(kind: str, inventory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = BAD[kind]
     before = started()
+    bad.begin()
     with spoiled(monkeypatch, bad.template, bad.change), watching(the_fleet()) as watch:
         outcome = applied(inventory)
         assert outcome.errors == ()
@@ -115,15 +126,28 @@ def test_stopped_at_the_first_member(kind: str, inventory: str, monkeypatch: pyt
 
 @pytest.mark.thorough
 def test_a_certificate_that_the_peers_refuse(inventory: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that trusts another CA: it starts, and nobody can speak to it."""
-    real = backend.tls
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            backend, "tls",
-            lambda name: real(name) | ({"ca": "/etc/ssl/certs/ca-certificates.crt"} if name == "gitserver" else {}),
-        )  # fmt: skip
-        assert applied(inventory).errors == ()
-        found = rolled(Options(service="gitserver"), inventory)
+    """A pair and a CA of another fleet: the server starts with them, and nobody of this one speaks to it."""
+    real, host, folder = backend.tls, the_fleet().members("gitserver")[0].name, "/etc/omegaup/elsewhere"
+    openssl = "openssl req -x509 -newkey rsa:2048 -nodes -days 2"
+    owner = SERVICES["gitserver"].identity.owner  # type: ignore[union-attr]
+    on(
+        host,
+        f"""\
+install -d -o {owner} -m 0700 {folder}
+cd {folder}
+{openssl} -subj '/CN=elsewhere' -keyout ca.key -out ca.crt 2>/dev/null
+{openssl} -CA ca.crt -CAkey ca.key -subj '/OU=gitserver/CN=gitserver' -addext subjectAltName=DNS:gitserver,DNS:{host} \
+  -addext basicConstraints=CA:FALSE -addext extendedKeyUsage=serverAuth,clientAuth -keyout own.key -out own.crt
+chown {owner} *""",
+    )
+    other = {"ca": f"{folder}/ca.crt", "certificate": f"{folder}/own.crt", "key": f"{folder}/own.key"}
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(backend, "tls", lambda name: real(name) | (other if name == "gitserver" else {}))
+            assert applied(inventory).errors == ()
+            found = rolled(Options(service="gitserver"), inventory)
+    finally:
+        on(host, f"rm -rf {folder}")
     assert found.how == "stopped"
     assert "GitServer" in found.errors[0].message()
     assert fleet("status", "--wait", "30").returncode == 0

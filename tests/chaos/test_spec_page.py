@@ -20,9 +20,9 @@ import pytest
 
 from deploy.model.catalog import SERVICES
 from deploy.roles.rabbitmq_topology import API
+from tests.chaos.application import FRONTEND, first, web
 from tests.chaos.failover import database, eventually, primary, redis, sql
 from tests.chaos.support import SPEC, on
-from tests.chaos.test_end_to_end import FRONTEND, first, web
 
 CACHE = SERVICES["redis"].port("cache").number
 SESSIONS = SERVICES["redis"].port("sessions").number

@@ -11,7 +11,7 @@ from deploy.converge.inventory import folder, load
 from deploy.model.fleet import Live
 
 
-@pytest.mark.parametrize("name", ["lab", "single", "production"])
+@pytest.mark.parametrize("name", ["lab", "single", "production", "upstream"])
 def test_every_waiver_excuses_from_something(name: str) -> None:
     """One that matches nothing is a mistake in its name, and what it was meant for is not excused.
 

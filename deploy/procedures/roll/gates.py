@@ -13,7 +13,6 @@ from deploy.converge.engine import Run
 from deploy.converge.step import units_of
 from deploy.converge.together import together
 from deploy.errors import FleetError, FleetErrors
-from deploy.model.catalog import SERVICES
 from deploy.model.settings import Roll
 from deploy.model.ways import HealthSeen, View, Way
 
@@ -53,7 +52,7 @@ class Gates:
         if not way.cluster:
             return None, ""
         try:
-            found = desired.role(SERVICES[way.service]).clusters(self.run.context(member), seen)  # type: ignore[arg-type]
+            found = desired.role(self.run.fleet.profile.service(way.service)).clusters(self.run.context(member), seen)  # type: ignore[arg-type]
         except FleetError as error:
             return None, error.message()
         return found[way.cluster].leader, ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -39,6 +41,13 @@ class Metrics:
     def counter(self, name: str, text: str, *labels: str) -> Counter:
         """A counter; `_total` is appended to its name in the exposition."""
         return Counter(name, text, labels, registry=self.registry)
+
+    def counted(self, name: str, text: str, label: str, values: Iterable[str]) -> Counter:
+        """A counter that has each value of its label from the start: a rate sees its first event."""
+        counter = self.counter(name, text, label)
+        for value in sorted(values):
+            counter.labels(value)
+        return counter
 
     def gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, labels, registry=self.registry)

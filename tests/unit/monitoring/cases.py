@@ -173,6 +173,15 @@ CASES: tuple[Case, ...] = (
         | members("redis_instance_info", {"data1": 1}, redis="cache", role="master"),
         {"redis": "cache"}, "Redis cache: none of 3 members is the primary",
     ),
+    # The primary's exporter is what is missing: nobody's page.
+    Case(
+        "RedisNoPrimary",
+        members("redis_up", {"data2": 1, "data3": 1}, job="redis", redis="cache")
+        | members("redis_master_link_up", {"data2": 0, "data3": 0}, redis="cache"),
+        members("redis_up", {"data2": 1, "data3": 1}, job="redis", redis="cache")
+        | members("redis_master_link_up", {"data2": 1, "data3": 0}, redis="cache"),
+        {"redis": "cache"}, "Redis cache: none of 2 members is the primary",
+    ),
     Case(
         "RedisTwoPrimaries", members("redis_instance_info", {"data1": 1, "data2": 1}, redis="cache", role="master"),
         members("redis_instance_info", {"data1": 1}, redis="cache", role="master")

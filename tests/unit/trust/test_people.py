@@ -21,7 +21,7 @@ from deploy.trust.authority import Authority, Signer
 @pytest.fixture
 def opened(authority: Authority, signer: Signer, monkeypatch: pytest.MonkeyPatch) -> Authority:
     keys = Keys(None, authority, lambda: signer)  # type: ignore[arg-type]
-    monkeypatch.setattr(people, "open_keys", lambda *_: keys)
+    monkeypatch.setattr(people, "open_keys", lambda *_, **__: keys)
     return authority
 
 

@@ -18,6 +18,7 @@ from ..httpd import ApiError, json_object, roles
 from ..links import Link
 from ..logs import fields
 from ..service import Service, service_main
+from ..verdicts import VERDICTS
 from .desk import Desk
 from .model import Result, Store
 from .store import MysqlStore
@@ -26,7 +27,6 @@ from .upstream import Events, ProblemSettings, reachable
 
 log = logging.getLogger(__name__)
 
-VERDICTS = frozenset(("AC", "PA", "PE", "WA", "TLE", "MLE", "OLE", "RTE", "RFE", "CE", "JE", "VE"))
 ANSWER_SECONDS = 5.0  # after which a lease that the runner does not know of was lost on its way to it
 
 FRONT_RULES = {

@@ -21,6 +21,7 @@ from ..httpd import ApiError
 from ..links import LinkDown
 from ..logs import fields
 from ..metrics import Metrics
+from ..verdicts import VERDICTS
 from .model import Conflict, Result, Status, Store, Submission
 from .queue import QUEUES, Lease, RunQueue
 from .runners import Runners
@@ -48,7 +49,7 @@ class Desk:
         self.runners = Runners(config.queue.runner_timeout_seconds)
         self._recovered = False
         self._submissions = metrics.counter("grader_submissions", "Submissions queued since start.")
-        self._verdicts = metrics.counter("grader_verdicts", "Verdicts recorded.", "verdict")
+        self._verdicts = metrics.counted("grader_verdicts", "Verdicts recorded.", "verdict", VERDICTS)
         self._expired = metrics.counter("grader_leases_expired", "Runs taken from a runner that did not report.")
         self._make_gauges(metrics)
 

@@ -20,6 +20,7 @@ from ..links import Delays, Link, LinkDown, Refused
 from ..logs import fields
 from ..schema import ConfigError
 from ..service import Service, service_main
+from ..verdicts import VERDICTS
 from .judge import Judge, NoopJudge, Result, SandboxDown, SandboxJudge
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class Runner(Service):
         self._holding: set[int] = set()
         self._polls: set[asyncio.Task[dict[str, Any]]] = set()
         self._slots: list[asyncio.Task[None]] = []
-        self._runs = self.metrics.counter("runner_runs", "Runs judged.", "verdict")
+        self._runs = self.metrics.counted("runner_runs", "Runs judged.", "verdict", VERDICTS)
         self._failures = self.metrics.counter("runner_grader_failures", "Calls to the grader that failed.")
         self.metrics.gauge("runner_slots_busy", "Runs in hand.").set_function(lambda: len(self._holding))
         self.health.add("grader", self._check_contact)
