@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from gevent.lock import BoundedSemaphore
 from pyinfra.api import Host, State
 
-from deploy.converge import checks, compare, desired, guard, look, parcels, remote, shell
+from deploy.converge import audit, checks, compare, desired, guard, look, parcels, remote, shell
 from deploy.converge.issue import issue
 from deploy.converge.step import Step
 from deploy.converge.together import together
@@ -91,6 +92,8 @@ class Run:
     listener: Listener = lambda _host, _step, _event: None
     only: Callable[[Step], bool] | None = None
     """Which steps are this run's business; the others are neither planned nor taken."""
+    trail: audit.Trail | None = None
+    """What a run that changes something writes down; none for one that only looks."""
     live: model.Live = field(init=False)
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     failures: list[FleetError] = field(default_factory=list)
@@ -227,8 +230,11 @@ class Run:
         """
         if not unseen:
             self._stale.add(name)
+            self.touch(name)
         reply = remote.run(self.hosts[name], shell.single(key, script), seconds=seconds)
         failure = shell.failure(reply.stdout)
+        if not unseen:
+            self.did(name, {"key": key, **({"failed": True} if failure else {})})
         if failure is not None:
             raise FleetError(
                 host=name,
@@ -254,6 +260,28 @@ class Run:
 
     # -- acting --------------------------------------------------------------------------------------------
 
+    def audited(self, doing: str) -> None:
+        """From now on what is changed is written down, as done by the command `doing`."""
+
+        def write(name: str, script: str) -> None:
+            self.do(name, "audit", script, seconds=audit.SECONDS, unseen=True)
+
+        self.trail = audit.Trail(self.inventory, doing, write, self.masker)
+
+    def touch(self, name: str, *, tell: bool = True) -> None:
+        """Before a host is changed; `tell` as for a Trail.
+
+        Raises:
+            FleetError: it cannot be written down that it is.
+        """
+        if self.trail:
+            self.trail.touch(name, tell=tell)
+
+    def did(self, name: str, *steps: dict[str, Any]) -> None:
+        """What was changed on it."""
+        if self.trail:
+            self.trail.did(name, steps)
+
     def todo(self, name: str, role: str, phase: Phase) -> list[Step]:
         """The steps of one role and phase on one host; packages are those of all roles at once."""
         return [
@@ -271,6 +299,7 @@ class Run:
         if not steps:
             return
         self._stale.add(name)
+        self.touch(name)
         for step in steps:
             self.listener(name, step, "start")
         finished: list[Step] = []
@@ -302,10 +331,12 @@ class Run:
             if any(step.key == failure.subject for step in running):
                 finished += takewhile(lambda step: step.key != failure.subject, running)
             self.acted.extend(finished)
+            self.did(name, *map(audit.described, finished), {"key": failure.subject, "failed": True})
             for step in steps:
                 self.listener(name, step, "done" if step in finished else "failed")
             raise failure from None
         self.acted.extend(steps)
+        self.did(name, *map(audit.described, steps))
         for step in steps:
             self.listener(name, step, "done")
 

@@ -13,6 +13,17 @@ CRL_FILE = f"{SSL_DIR}/ca.crl"
 """What the CA revoked. It is there from the beginning, empty: a verifier that is told to read one needs one."""
 
 
+def confined(ctx: Context, unit: str, template: str) -> File:
+    """What a unit that is rolled without a restart (see graceful) may do: a drop-in that counts from its next start.
+
+    So it is not stamped: a reload, which pays its other debts, would not bring it.
+    """
+    return File(
+        path=f"/etc/systemd/system/{unit}.d/70-fleet-sandbox.conf", content=ctx.render(template),
+        absent=not ctx.settings.base.sandbox,
+    )  # fmt: skip
+
+
 def certificate(ctx: Context, name: str) -> Certificate:
     """The key pair of a service on this host, under the spec's names, readable by the service alone."""
     service = ctx.fleet.profile.service(name)

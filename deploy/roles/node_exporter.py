@@ -50,6 +50,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
         f"--collector.filesystem.fs-types-exclude=^({'|'.join(NO_DISKS)}) "
         "--collector.filesystem.mount-points-exclude=^/(dev|proc|sys|run|boot) "
         f"--collector.textfile.directory={TEXTFILES} --web.disable-exporter-metrics",
+        clock=True,
     )  # fmt: skip
     # The state of units comes from there.
     yield Package(name="dbus")
