@@ -1,8 +1,8 @@
-"""The upstream profile on the lab's hosts, with stand-ins for the real programs alone.
+"""The upstream profile on a lab of its own, with stand-ins for the real programs alone.
 
     .venv/bin/python -m tests.upstream_lab FOLDER
 
-writes an inventory into FOLDER: the lab's hosts, and releases whose programs are a few lines of Python each. They read
+writes an inventory into FOLDER: a lab, and releases whose programs are a few lines of Python each. They read
 the configuration that is rendered for the real ones, listen on its ports (with the certificate bundles, where the real
 ones do) and tell systemd when they are ready. MySQL has no stand-in: its host is in the inventory, but there is none in
 the lab; leave it out with --limit (docs/upstream.md has the commands).
@@ -14,14 +14,22 @@ import hashlib
 import io
 import sys
 import tarfile
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
 from deploy.converge.desired import ROOT
 
-LIMIT = "data1,data2,data3,web1,web2,app1,mon1"
-"""All of the lab's hosts that have a part here."""
+HOSTS = {"data1": 11, "data2": 12, "data3": 13, "web1": 21, "web2": 22, "app1": 31, "mon1": 51}
+NETWORK = "10.76.0"
+LIMIT = ",".join(HOSTS)
+"""All but the host of MySQL, which is not there."""
+TOML = f"""\
+bridge = "lab76"
+network = "{NETWORK}.0/24"
+suite = "bookworm"
+
+[hosts]
+""" + "".join(f'{name} = "{NETWORK}.{number}"\n' for name, number in HOSTS.items())
 
 PROGRAM = '''\
 #!/usr/bin/python3
@@ -114,16 +122,16 @@ def archive(files: Mapping[str, str]) -> bytes:
     return buffer.getvalue()
 
 
-def programs(*names: str) -> bytes:
-    return archive({f"usr/bin/{name}": PROGRAM % (name, LISTENS[name]) for name in names})
+def programs(*names: str, note: str = "") -> bytes:
+    return archive({f"usr/bin/{name}": PROGRAM % (f"{name} {note}", LISTENS[name]) for name in names})
 
 
-def releases() -> dict[str, tuple[str, bytes]]:
-    """Setting -> (name of the file, its content)."""
+def releases(version: str) -> dict[str, tuple[str, bytes]]:
+    """Setting -> (name of the file, its content). version: of the gitserver's."""
     return {
         "backend": ("backend.tar.xz", programs("omegaup-grader", "omegaup-broadcaster")),
         "runner": ("runner.tar.xz", programs("omegaup-runner")),
-        "gitserver": ("gitserver.tar.xz", programs("omegaup-gitserver")),
+        "gitserver": ("gitserver.tar.xz", programs("omegaup-gitserver", note=version)),
         "frontend": ("frontend.tar.xz", archive(SITE)),
         "python": ("python.tar.xz", archive({"pika/__init__.py": ""})),
         "libinteractive": ("libinteractive.jar", b"a stand-in"),
@@ -131,13 +139,13 @@ def releases() -> dict[str, tuple[str, bytes]]:
 
 
 INVENTORY = '''\
-"""Written by tests/upstream_lab.py: the upstream profile on the lab's hosts."""
+"""Written by tests/upstream_lab.py: the upstream profile on a lab of its own."""
 
 import os
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-LAB = Path(os.environ.get("FLEET_LAB_STATE", "/var/lib/fleet-lab")) / "lab"
+LAB = Path(os.environ.get("FLEET_LAB_STATE", "/var/lib/fleet-lab")) / HERE.name
 
 all = (
     [(name, {{"ssh_hostname": address}}) for name, address in {addresses!r}.items()],
@@ -158,18 +166,17 @@ monitoring = ["mon1"]
 '''
 
 
-def write(folder: Path) -> None:
-    """The inventory and its releases; what is there of them already is written anew."""
+def write(folder: Path, version: str = "1") -> None:
+    """The inventory and its releases; what is there of them already is written anew. version: of the gitserver."""
     (folder / "releases").mkdir(parents=True, exist_ok=True)
     (folder / "group_data").mkdir(exist_ok=True)
     settings: dict[str, object] = {"url": "http://judge.example"}
-    for name, (file, data) in releases().items():
+    for name, (file, data) in releases(version).items():
         (folder / "releases" / file).write_bytes(data)
         settings[name] = {"source": f"releases/{file}", "sha256": hashlib.sha256(data).hexdigest()}
-    addresses = tomllib.loads((ROOT / "inventories/lab/lab.toml").read_text())["hosts"]
-    del addresses["run1"]
-    # Nobody is there: see above.
-    addresses["db1"] = "10.77.0.15"
+    (folder / "lab.toml").write_text(TOML)
+    # Nobody is at the last one: see above.
+    addresses = {name: f"{NETWORK}.{number}" for name, number in (HOSTS | {"db1": 15}).items()}
     (folder / "inventory.py").write_text(INVENTORY.format(addresses=addresses))
     lab = (ROOT / "inventories/lab/group_data/all.py").read_text()
     (folder / "group_data/all.py").write_text(
@@ -183,4 +190,4 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(f"usage: python -m {__spec__.name if __spec__ else 'tests.upstream_lab'} FOLDER")
     write(Path(sys.argv[1]))
-    print(f"fleet secrets init {sys.argv[1]}; fleet apply {sys.argv[1]} --limit {LIMIT}")
+    print(f"fleet lab up {sys.argv[1]}; fleet secrets init {sys.argv[1]}; fleet apply {sys.argv[1]} --limit {LIMIT}")

@@ -59,6 +59,8 @@ def _writes(step: Step) -> set[str]:
         return {item.path}
     if isinstance(item, want.Certificate) and not step.script:
         return {item.certificate_path, item.key_path}
+    if isinstance(item, want.Parameter) and step.script:
+        return set(item.writes)
     return set()
 
 

@@ -391,10 +391,10 @@ class Upstream(Section):
         "The runner's sandbox: its distribution and its root file systems, unpacked over each other",
         applies="restart",
     )
-    libinteractive: Artifact | None = setting(None, "libinteractive.jar", applies="restart")
+    libinteractive: Artifact | None = setting(None, "libinteractive.jar, read at each use", applies="write")
     frontend: Artifact | None = setting(
-        None, "The built site: what is to lie in /opt/omegaup, dependencies and compiled templates included",
-        applies="reload",
+        None, "The built site, and the workers' scripts: what is to lie in /opt/omegaup, dependencies and compiled "
+        "templates included", applies="restart",
     )  # fmt: skip
     python: Artifact | None = setting(
         None,

@@ -121,10 +121,15 @@ def sql(host: str, statement: str, *, check: bool = True) -> list[str]:
     return on(host, f"timeout 20 mariadb -NB omegaup -e {shlex.quote(statement)}", check=check).splitlines()
 
 
+def writable() -> list[str]:
+    """The database's members that take writes."""
+    names = [host.name for host in the_fleet().members("mysql")]
+    return [name for name in names if on(name, "mariadb -NB -e 'SELECT @@read_only' || true", check=False) == "0\n"]
+
+
 def database() -> str:
     """The one member that takes writes. Fails unless there is exactly one."""
-    names = [host.name for host in the_fleet().members("mysql")]
-    found = [name for name in names if on(name, "mariadb -NB -e 'SELECT @@read_only' || true", check=False) == "0\n"]
+    found = writable()
     assert len(found) == 1, f"writable: {found}"
     return found[0]
 

@@ -55,6 +55,19 @@ def frozen(host: str) -> Iterator[None]:
         switch.write_text("0")
 
 
+@contextmanager
+def out_of_reach(host: str, others: Iterable[str], ports: Iterable[int], *, silent: bool = False) -> Iterator[None]:
+    """These ports of those hosts cannot be reached from this one: refused at once, or (silent) never answered."""
+    addresses, numbers = ", ".join(SPEC.address(name) for name in others), ", ".join(map(str, ports))
+    verdict = "drop" if silent else "reject with tcp reset"
+    chain = f"type filter hook output priority -300; ip daddr {{ {addresses} }} tcp dport {{ {numbers} }} {verdict};"
+    on(host, f"nft -f - <<'RULES'\ntable ip {TABLE} {{\n  chain o {{ {chain} }}\n}}\nRULES")
+    try:
+        yield
+    finally:
+        on(host, f"nft delete table ip {TABLE} 2>/dev/null || true")
+
+
 def isolated(host: str) -> AbstractContextManager[None]:
     """No packet passes between this host and any other of the lab."""
     return cut_off((host,), [name for name in SPEC.hosts if name != host])

@@ -294,6 +294,7 @@ def each(what: str, names: set[str], since: float, status: str, timeout: float, 
     return seen
 
 
+@pytest.mark.thorough
 def test_one_dead_host_is_one_page() -> None:
     """Everything that the death of a data host, which led nothing, brings with it is held back."""
     leaders = {leads("master", CACHE), leads("master", SESSIONS), database()}
@@ -309,12 +310,14 @@ def test_one_dead_host_is_one_page() -> None:
     settled()
 
 
+@pytest.mark.thorough
 def test_without_a_fault_nothing_fires() -> None:
     since = clock()
     with pytest.raises(AssertionError, match="one fires"):
         eventually("one fires", lambda: bool(since_then(since)), 300)
 
 
+@pytest.mark.thorough
 def test_what_monitoring_costs() -> None:
     """Memory and processor of all that only watches, on each host, over half a minute."""
     units = "'prometheus*' fleet-door.service fleet-alert-log.service"

@@ -77,6 +77,7 @@ def reacts(name: str, title: str, wanted: Callable[[dict[str, float]], bool], se
     eventually(f"{name}: {title} shows it", lambda: wanted(ask(panel.queries[0].expression)), seconds)
 
 
+@pytest.mark.thorough
 def test_boards_react_to_a_runner_that_is_gone() -> None:
     runners = [host.name for host in the_fleet().members("runner")]
     with faults.killed_for_good(runners[0], "omegaup-runner"):
@@ -92,6 +93,7 @@ def test_boards_react_to_a_worker_that_is_gone() -> None:
     settled()
 
 
+@pytest.mark.thorough
 def test_boards_react_to_a_failover() -> None:
     before = set(ask("mysql_global_variables_read_only == bool 0"))
     assert before
@@ -102,6 +104,7 @@ def test_boards_react_to_a_failover() -> None:
     settled()
 
 
+@pytest.mark.thorough
 def test_boards_react_to_a_dead_host() -> None:
     hosts = len(the_fleet().hosts)
     with faults.power_cut(the_fleet().members("runner")[0].name):

@@ -75,7 +75,10 @@ def hosts() -> dict[str, str]:
 
 
 # What a server has loaded is again what is there once the file is: nothing to be loaded anew.
-LOAD_CA = ("unit:omegaup-gitserver.service", "unit:omegaup-broadcaster.service", "unit:omegaup-grader.service")
+LOAD_CA = (
+    "unit:omegaup-gitserver.service", "unit:omegaup-broadcaster.service", "unit:omegaup-grader.service",
+    "unit:fleet-door.service", "unit:systemd-journal-upload.service",
+)  # fmt: skip
 HAPROXY = ("unit:haproxy.service", "haproxy:build")
 WANTS = "/etc/systemd/system/multi-user.target.wants"
 CASES = [

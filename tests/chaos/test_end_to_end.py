@@ -6,12 +6,12 @@ import json
 import secrets
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from deploy.model.catalog import SERVICES
+from tests.chaos import faults
 from tests.chaos.application import FRONTEND, PAIR, first, web
 from tests.chaos.failover import database, eventually, sql, the_fleet
-from tests.chaos.faults import TABLE
 from tests.chaos.support import on
 
 
@@ -100,18 +100,11 @@ def alive(broker: str) -> bool:
     return "yes" in on(broker, f"{check} >/dev/null 2>&1 && echo yes", check=False)
 
 
-@contextmanager
-def no_broker_for(host: str) -> Iterator[None]:
+def no_broker_for(host: str) -> AbstractContextManager[None]:
     """Neither the brokers nor what the proxy asks of them can be reached from this host."""
     rabbitmq = SERVICES["rabbitmq"]
-    ports = f"{rabbitmq.port('amqp').number}, {rabbitmq.port('management').number}"
-    brokers = ", ".join(member.address for member in the_fleet().members("rabbitmq"))
-    chain = f"type filter hook output priority -300; ip daddr {{ {brokers} }} tcp dport {{ {ports} }}"
-    on(host, f"nft -f - <<'RULES'\ntable ip {TABLE} {{\n  chain o {{ {chain} reject with tcp reset; }}\n}}\nRULES")
-    try:
-        yield
-    finally:
-        on(host, f"nft delete table ip {TABLE}")
+    ports = (rabbitmq.port("amqp").number, rabbitmq.port("management").number)
+    return faults.out_of_reach(host, [member.name for member in the_fleet().members("rabbitmq")], ports)
 
 
 def test_health_names_what_is_unwell() -> None:

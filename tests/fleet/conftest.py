@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from functools import cache
@@ -80,6 +81,16 @@ def spec(request: pytest.FixtureRequest) -> HostSpec:
 @pytest.fixture
 def host(spec: HostSpec) -> Host:
     return connection(spec.name)
+
+
+def soon(true: Callable[[], bool], seconds: float = 90) -> bool:
+    """Whether it comes to be true in time; asked every second."""
+    until = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > until:
+            return False
+        time.sleep(1)
+    return True
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -13,7 +13,7 @@ from deploy.model import rules, scrapes
 from deploy.model.catalog import SERVICES, SSL_DIR
 from deploy.model.fleet import Fleet, HostSpec
 from deploy.roles import door
-from tests.fleet.conftest import connection, loaded
+from tests.fleet.conftest import connection, loaded, soon
 
 API = f"http://127.0.0.1:{SERVICES['monitoring'].port('prometheus').number}/api/v1"
 DOOR = SERVICES["door"].port("https").number
@@ -93,9 +93,14 @@ def test_alertmanagers_have_what_prometheus_says(host: Host, spec: HostSpec, fle
     hosts = sorted(member.name for member in fleet.members("alertmanager"))
     assert sorted(url.split("/")[2].split(":")[0] for url in active) == hosts
     port = SERVICES["alertmanager"].port("api").number
-    held = json.loads(host.check_output(f"curl -sf -m 10 --noproxy '*' http://127.0.0.1:{port}/api/v2/alerts"))
-    assert "Watchdog" in {one["labels"]["alertname"] for one in held}
-    assert all("replica" not in one["labels"] for one in held)
+
+    def held() -> list[dict[str, str]]:
+        said = json.loads(host.check_output(f"curl -sf -m 10 --noproxy '*' http://127.0.0.1:{port}/api/v2/alerts"))
+        return [one["labels"] for one in said]
+
+    # Prometheus says a thing again after a minute, should Alertmanager not have been there the first time.
+    assert soon(lambda: "Watchdog" in {labels["alertname"] for labels in held()})
+    assert all("replica" not in labels for labels in held())
 
 
 @pytest.mark.service("monitoring")
