@@ -123,6 +123,8 @@ def neutral(text: str, host: str, twin: str) -> str:
             # Not a word of its own where a script puts something before it.
             text = re.sub(rf"{re.escape(SPEC.address(name))}\b", "TWIN-ADDRESS", text)
             text = re.sub(rf"\b{int(ip_address(SPEC.address(name)))}\b", "TWIN-NUMBER", text)
+    # A digest of the whole file, the address in it included.
+    text = re.sub(r"(?m)^( +description )[0-9a-f]{16}$", r"\1BUILD", text)
     return re.sub(r"\{ ([^{}]*) \}", lambda found: f"{{ {', '.join(sorted(found[1].split(', ')))} }}", text)
 
 
