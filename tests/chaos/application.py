@@ -7,11 +7,12 @@ import shlex
 from collections.abc import Mapping
 
 from deploy.model.catalog import SERVICES
-from tests.chaos.failover import eventually, the_fleet
+from tests.chaos.failover import eventually, primary, redis, the_fleet
 from tests.chaos.support import on
 
 PAIR = "--cert /etc/omegaup/ssl/{0}.crt --key /etc/omegaup/ssl/{0}.key --cacert /etc/omegaup/ssl/ca.crt"
 FRONTEND = PAIR.format("frontend")
+CACHE = SERVICES["redis"].port("cache").number
 GITSERVER = f"https://gitserver:{SERVICES['gitserver'].port('https').number}"
 SUM = "print(sum(map(int, input().split())))"
 CASES = [
@@ -43,6 +44,19 @@ def put_problem(alias: str = PROBLEM) -> None:
     settings = json.dumps({"limits": LIMITS, "cases": CASES})
     on(first("frontend"), f"curl -sf -m 10 {FRONTEND} -X PUT --data {shlex.quote(settings)} "
                           f"-H 'Content-Type: application/json' {GITSERVER}/problem/{alias}/settings")  # fmt: skip
+
+
+def put_statement(alias: str, text: str) -> None:
+    for part, body in (("settings", "{}"), ("statement/es", text), ("statement/en", text)):
+        on(first("frontend"), f"curl -sf -m 10 {FRONTEND} -X PUT --data-binary {shlex.quote(body)} "
+                              f"-H 'Content-Type: application/json' {GITSERVER}/problem/{alias}/{part}")  # fmt: skip
+
+
+def fresh(pattern: str) -> None:
+    """Nothing like this is cached any more."""
+    host = primary(CACHE)
+    for key in redis(host, CACHE, "--scan", "--pattern", pattern):
+        redis(host, CACHE, "UNLINK", key)
 
 
 def submit(source: str, **more: str) -> str:

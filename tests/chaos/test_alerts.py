@@ -20,7 +20,7 @@ from deploy.model import rules
 from deploy.model.catalog import SERVICES
 from tests.chaos import application, faults, results
 from tests.chaos.application import first
-from tests.chaos.failover import database, eventually, redis, settled, sql, the_fleet
+from tests.chaos.failover import database, eventually, primary, redis, settled, sql, the_fleet
 from tests.chaos.support import apply, on
 
 pytestmark = pytest.mark.usefixtures("begun_well")
@@ -75,9 +75,9 @@ def stopped(where: list[str], *units: str) -> Iterator[None]:
         yield
 
 
-def leads(role: str, port: int = SESSIONS) -> str:
-    """A Redis host whose instance says that it is a `master` or a `slave`."""
-    return next(name for name in hosts("redis") if redis(name, port, "ROLE")[:1] == [role])
+def redis_replica() -> str:
+    """A host whose sessions instance follows another."""
+    return next(name for name in hosts("redis") if redis(name, SESSIONS, "ROLE")[:1] == ["slave"])
 
 
 def replica() -> str:
@@ -88,7 +88,7 @@ def short_of_memory(percent: int) -> AbstractContextManager[None]:
     kept = the_fleet().members("redis")[0].settings.redis.sessions_maxmemory
     used = f"$({CLI} INFO memory | sed -n 's/^used_memory:\\([0-9]*\\).*/\\1/p')"
     begin = f"{CLI} CONFIG SET maxmemory $(({used} * 100 / {percent}))"
-    return run(leads("master"), begin, f"{CLI} CONFIG SET maxmemory {kept}")
+    return run(primary(SESSIONS), begin, f"{CLI} CONFIG SET maxmemory {kept}")
 
 
 @contextlib.contextmanager
@@ -165,7 +165,7 @@ class Fault:
 
 OLD = "/var/lib/fleet/backup"
 DISTURBS_NOBODY = (
-    Fault("TargetDown", lambda: stopped([leads("slave")], "prometheus-redis-exporter.service")),
+    Fault("TargetDown", lambda: stopped([redis_replica()], "prometheus-redis-exporter.service")),
     Fault("CheckFailed", lambda: stopped([first("gitserver")], "omegaup-gitserver.service")),
     Fault("PartUnwell", contextlib.nullcontext),  # of the grader, whose gitserver that is
     Fault("UnitFailed", fails_to_start),
@@ -180,7 +180,7 @@ DISTURBS_NOBODY = (
     Fault("PrometheusReloadFailed", lambda: broken("/etc/prometheus/prometheus.yml", "prometheus"), apply),
 )
 ONE_MEMBER = (
-    Fault("RedisDown", lambda: stopped([leads("slave")], "redis-sessions.service"), settled),
+    Fault("RedisDown", lambda: stopped([redis_replica()], "redis-sessions.service"), settled),
     Fault("RedisReplicasMissing", contextlib.nullcontext),  # by the same
     Fault("MysqlDown", lambda: stopped([replica()], "mariadb.service"), settled),
     Fault("RabbitmqAlarm", blocked_publishers),
@@ -297,7 +297,7 @@ def each(what: str, names: set[str], since: float, status: str, timeout: float, 
 @pytest.mark.thorough
 def test_one_dead_host_is_one_page() -> None:
     """Everything that the death of a data host, which led nothing, brings with it is held back."""
-    leaders = {leads("master", CACHE), leads("master", SESSIONS), database()}
+    leaders = {primary(CACHE), primary(SESSIONS), database()}
     host = next((name for name in hosts("redis") if name not in leaders), None)
     if host is None:
         pytest.skip("every data host leads something at the moment")

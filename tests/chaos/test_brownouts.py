@@ -13,7 +13,7 @@ import pytest
 
 from deploy.model.catalog import SERVICES
 from tests.chaos import faults, results
-from tests.chaos.application import FRONTEND, GITSERVER, PROBLEM, first, put_problem
+from tests.chaos.application import PROBLEM, first, fresh, put_problem, put_statement
 from tests.chaos.failover import eventually, the_fleet
 from tests.chaos.support import on
 
@@ -69,12 +69,8 @@ def visited() -> tuple[dict[str, int], dict[str, float]]:
 
 def forget() -> None:
     """Nothing of these pages is cached any more."""
-    auth = "REDISCLI_AUTH=$(cat /etc/fleet/redis.auth) redis-cli --no-auth-warning --user fleet"
-    cache = SERVICES["redis"].port("cache").number
-    for host in the_fleet().members("redis"):
-        on(host.name, f"for p in 'school_rank:*' 'tags:brown*' 'scoreboard:brown*' 'problem:{PROBLEM}:*'; do "
-                      f"{auth} -p {cache} --scan --pattern \"$p\" | xargs -r {auth} -p {cache} UNLINK; done",
-           check=False)  # fmt: skip
+    for pattern in ("school_rank:*", "tags:brown*", "scoreboard:brown*", f"problem:{PROBLEM}:*"):
+        fresh(pattern)
 
 
 def processes() -> str:
@@ -83,8 +79,8 @@ def processes() -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def a_statement() -> None:
+    put_statement(PROBLEM, "Suma.")
     put_problem()
-    on(WEB, f"curl -sf -m 10 {FRONTEND} -X PUT --data 'Suma.' {GITSERVER}/problem/{PROBLEM}/statement/es")
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["refused", "silent"])

@@ -14,7 +14,7 @@ import pytest
 from deploy.model.catalog import SERVICES
 from deploy.model.dashboards import SHARES, Panel, dashboards
 from tests.chaos import faults
-from tests.chaos.application import FRONTEND, web
+from tests.chaos.application import PROBLEM, SUM, put_problem, web
 from tests.chaos.failover import database, eventually, load, settled, the_fleet, visiting
 from tests.chaos.support import on
 
@@ -53,13 +53,11 @@ def unwell(panel: Panel) -> str:
 def loaded() -> Iterator[None]:
     """Visitors, submissions, sessions, cache, messages and rows, for as long as the questions are asked."""
     web_host = the_fleet().members("frontend")[0].name
-    limits = json.dumps({"limits": {"time_ms": 1000, "memory_bytes": 67108864}})
-    on(web_host, f"curl -sf -m 10 {FRONTEND} -X PUT --data '{limits}' -H 'Content-Type: application/json' "
-                 "https://gitserver:33861/problem/sumas/settings")  # fmt: skip
+    put_problem()
     with load(web_host, f"boards-{secrets.token_hex(4)}"), visiting(web_host):
         until = time.monotonic() + WARM
         while time.monotonic() < until:
-            web("/submit", {"problem": "sumas", "language": "py3", "source": "print(sum(map(int, input().split())))"})
+            web("/submit", {"problem": PROBLEM, "language": "py3", "source": SUM})
             web("/schools/rank")
             time.sleep(5)  # a submission now and then, not as many as can be
         yield

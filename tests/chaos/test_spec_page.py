@@ -20,13 +20,12 @@ import pytest
 
 from deploy.model.catalog import SERVICES
 from deploy.roles.rabbitmq_topology import API
-from tests.chaos.application import FRONTEND, first, web
+from tests.chaos.application import first, fresh, put_statement, web
 from tests.chaos.failover import database, eventually, primary, redis, sql
 from tests.chaos.support import SPEC, on
 
 CACHE = SERVICES["redis"].port("cache").number
 SESSIONS = SERVICES["redis"].port("sessions").number
-GITSERVER = f"https://gitserver:{SERVICES['gitserver'].port('https').number}"
 HOUR = 3600
 
 
@@ -34,18 +33,6 @@ def kept(port: int, key: str) -> tuple[Any, int]:
     """The value under a key, and the seconds that it has left."""
     host = primary(port)
     return json.loads("\n".join(redis(host, port, "GET", key))), int(redis(host, port, "TTL", key)[0])
-
-
-def fresh(pattern: str) -> None:
-    host = primary(CACHE)
-    for key in redis(host, CACHE, "--scan", "--pattern", pattern):
-        redis(host, CACHE, "UNLINK", key)
-
-
-def put_statement(alias: str, text: str) -> None:
-    for part, body in (("settings", "{}"), ("statement/es", text), ("statement/en", text)):
-        on(first("frontend"), f"curl -sf -m 10 {FRONTEND} -X PUT --data-binary {shlex.quote(body)} "
-                              f"-H 'Content-Type: application/json' {GITSERVER}/problem/{alias}/{part}")  # fmt: skip
 
 
 # Use cases: key pattern and TTL of each, after one request that needs it.

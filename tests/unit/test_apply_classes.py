@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from deploy.converge import compare
 from deploy.converge.desired import host_state, render, tree
+from deploy.converge.step import Step
 from deploy.model import resources as want
 from deploy.model.fleet import Context, Fleet, HostInput, Live, build
 from deploy.model.observed import AccountState, Answer, FileState, HostFactsSeen, PackageState, Snapshot, UnitState
@@ -162,6 +163,11 @@ def test_a_change_costs_what_the_setting_says(setting: str) -> None:
     if setting in NOT_IN_A_PLAN or section in {"roll", "machine"}:
         assert all(COST[step.step] <= declared for step in found), [step.key for step in found]
         return
+    costs(found, declared)
+
+
+def costs(found: list[Step], declared: int) -> None:
+    """The dearest of these steps is what was declared."""
     assert found, "a change of it changes nothing"
     cost = max(COST[step.step] for step in found)
     assert cost == declared, [(step.key, step.step.value, step.summary) for step in found if COST[step.step] == cost]
