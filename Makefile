@@ -33,7 +33,9 @@ venv: $(VENV)/.made  ## the virtual environment, from requirements.txt
 $(VENV)/.made: requirements.txt
 	@scripts/venv
 
-lock:  ## renew requirements.txt from requirements.in
+lock:  ## renew requirements.txt from requirements.in, the tests' judges' too
 	@$(VENV)/bin/pip install -q pip-tools==7.6.2
 	@$(VENV)/bin/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
 	  --strip-extras --allow-unsafe -o requirements.txt requirements.in
+	@$(VENV)/bin/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+	  --strip-extras --allow-unsafe -o tests/judges/requirements.txt tests/judges/requirements.in

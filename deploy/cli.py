@@ -19,23 +19,33 @@ import typer  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.markup import escape  # noqa: E402
 
-from deploy import view  # noqa: E402
+from deploy import pki_view, view  # noqa: E402
+from deploy.converge.engine import Run  # noqa: E402
 from deploy.converge.inventory import folder  # noqa: E402
 from deploy.converge.step import Step  # noqa: E402
 from deploy.errors import TRACE_VARIABLE, FleetError, FleetErrors, each_of, unforeseen  # noqa: E402
 from deploy.model.fleet import Fleet, waivers  # noqa: E402
 from deploy.procedures import db, queues  # noqa: E402
 from deploy.procedures.apply import apply as apply_fleet  # noqa: E402
+from deploy.procedures.audit import trail as read_trail  # noqa: E402
 from deploy.procedures.diffs import diffs  # noqa: E402
 from deploy.procedures.initialise import initialise  # noqa: E402
 from deploy.procedures.initialise import put as put_secret  # noqa: E402
 from deploy.procedures.logs import logs as read_logs  # noqa: E402
 from deploy.procedures.people import operator as issue_operator  # noqa: E402
+from deploy.procedures.pki import change as pki_change  # noqa: E402
+from deploy.procedures.pki import offline as pki_offline  # noqa: E402
+from deploy.procedures.pki import renew as pki_renewal  # noqa: E402
+from deploy.procedures.pki import revoke as pki_revocation  # noqa: E402
+from deploy.procedures.pki import status as pki_report  # noqa: E402
+from deploy.procedures.pki import verify as pki_proof  # noqa: E402
 from deploy.procedures.roll import reboots  # noqa: E402
 from deploy.procedures.roll import run as rolls  # noqa: E402
 from deploy.procedures.session import session  # noqa: E402
 from deploy.procedures.status import status as ask_status  # noqa: E402
 from deploy.procedures.verify import run_suite  # noqa: E402
+from deploy.trust.exchange import Request  # noqa: E402
+from deploy.trust.revocation import REASONS  # noqa: E402
 from lab.cli import app as lab_app  # noqa: E402
 
 CHANGES = 2
@@ -55,7 +65,7 @@ app.add_typer(lab_app, name="lab", help="Real Debian hosts on this machine.")
 app.add_typer(db_app, name="db")
 app.add_typer(queue_app, name="queue")
 app.add_typer(secrets_app, name="secrets")
-pki_app = typer.Typer(no_args_is_help=True, help="Certificates that no host asks for by itself.")
+pki_app = typer.Typer(no_args_is_help=True, help="Certificates and the CA: see, prove, renew, revoke, replace.")
 app.add_typer(pki_app, name="pki")
 
 # Where nobody's terminal sets the width, lines are for a log: wide.
@@ -153,9 +163,11 @@ def apply(
             with view.Progress(out, sorted(run.targets)) as progress:
                 run.listener = progress
                 outcome = apply_fleet(opened)
+            _ends(run, "stopped" if outcome.errors else "done")
             _say_applied(outcome.done, outcome.pending, outcome.errors, opened.timings.parts, len(run.targets))
         else:
             outcome = apply_fleet(opened)
+            _ends(run, "stopped" if outcome.errors else "done")
             print(
                 json.dumps(
                     {
@@ -171,12 +183,17 @@ def apply(
             raise typer.Exit(1)
 
 
+def _ends(run: Run, how: str) -> None:
+    if run.trail:
+        run.trail.outcome = how
+
+
 def _say_applied(
     done: tuple[Step, ...], pending: tuple[Step, ...], errors: tuple[FleetError, ...], seconds: dict[str, float],
     hosts: int,
 ) -> None:  # fmt: skip
     for step in pending:
-        out.print(f"[red]restart pending[/red] {escape(f'{step.host}: {step.key}: {step.summary}')}", soft_wrap=True)
+        out.print(f"[red]{step.waits}[/red] {escape(f'{step.host}: {step.key}: {step.summary}')}", soft_wrap=True)
     view.show_errors(err, errors)
     what = f"{len(done)} steps on {len({step.host for step in done})} of {hosts} hosts" if done else "nothing to do"
     times = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
@@ -219,6 +236,7 @@ def roll(
                 return
             work = rolls.resume if resume else rolls.abort if abort else kind.roll
             found = work(opened, options, (lambda _: None) if as_json else view.telling(out))
+            _ends(opened.run, found.how)
         view.show_rolled(out, err, found, as_json)
         if found.errors:
             raise typer.Exit(1)
@@ -269,6 +287,45 @@ def logs(
             view.show_logs(out, err, found)
         if found.untold:
             raise typer.Exit(1)
+
+
+@app.command()
+def audit(
+    inventory: Inventory, as_json: Json = False,
+    host: Annotated[str, typer.Option("--host", help="Only what was changed on this host.")] = "",
+    since: Annotated[str, typer.Option("--since", help="30min, 2h, 7d, or a moment in UTC; default: all of it.")] = "",
+) -> None:  # fmt: skip
+    """Who changed what on the hosts, from where, when, with which revision, and how it ended; in order of time.
+
+    Exit 0: every host was read, 1: of some, what other controllers did is missing.
+    """
+    with _reported(as_json):
+        found = read_trail(folder(inventory), since, host)
+        if as_json:
+            print(json.dumps(asdict(found), indent=2))
+        else:
+            view.show_audit(out, err, found)
+        if found.untold:
+            raise typer.Exit(1)
+
+
+@app.command()
+def sbom(
+    inventory: Inventory,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="Where to put it; default: standard output.", dir_okay=False)
+    ] = None,
+) -> None:
+    """What is on the hosts, as a bill of materials (CycloneDX, JSON): packages with their origin, Python, files."""
+    with _reported():
+        # It takes a quarter of a second to load, which no other command needs.
+        from deploy.procedures.sbom import sbom as read_sbom
+
+        text = read_sbom(folder(inventory))
+        if out_file:
+            out_file.write_text(text)
+        else:
+            print(text)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -406,9 +463,152 @@ def secrets_set(inventory: Inventory, name: str, identity: Identity = None) -> N
         out.print(f"{name} is kept; fleet apply brings it to the hosts.", highlight=False)
 
 
-@pki_app.callback()
-def pki() -> None:
-    """Certificates that no host asks for by itself."""
+@pki_app.command("status")
+def pki_status(inventory: Inventory, as_json: Json = False) -> None:
+    """Every certificate on every host, and the CA's own. Exit 0: all is well, 2: something is due, 1: not well.
+
+    What is due, `fleet apply` or `fleet pki renew` does; a CA that ends, `fleet pki roll-ca`.
+    """
+    with _reported(as_json):
+        report = pki_report.status(folder(inventory))
+        if as_json:
+            print(json.dumps({**asdict(report), "code": report.code}, indent=2))
+        else:
+            pki_view.show_status(out, err, report)
+        if report.code:
+            raise typer.Exit(report.code)
+
+
+@pki_app.command("verify")
+def pki_verify(inventory: Inventory, identity: Identity = None, as_json: Json = False) -> None:
+    """Ask each TLS port of each host what it serves, and compare it with the file on the disk, the chain and the CA.
+
+    Exit 0: every port serves what it should, 1: one does not, and what to do.
+    """
+    with _reported(as_json):
+        found = pki_proof.verify(folder(inventory), identity)
+        if as_json:
+            ports, errors = [asdict(one) for one in found.ports], [error.to_dict() for error in found.errors]
+            print(json.dumps({"well": found.well, "ports": ports, "errors": errors}, indent=2))
+        else:
+            pki_view.show_verified(out, err, found)
+        if not found.well:
+            raise typer.Exit(1)
+
+
+@pki_app.command("renew")
+def pki_renew(
+    inventory: Inventory, identity: Identity = None, as_json: Json = False,
+    host: Annotated[list[str] | None, typer.Option("--host", help="All certificates of this host.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All certificates of all hosts.")] = False,
+) -> None:  # fmt: skip
+    """New keys and certificates, then ask every port. Without options: those that are due, or were asked for before.
+
+    Servers load them without a restart where they can; a restart that is owed is left to `fleet roll`.
+    """
+    with _reported(as_json):
+        found = pki_renewal.renew(inventory, host or (), everything=everything, identity=identity)
+        if as_json:
+            document = {
+                "renewed": found.certificates, "pending": [_step(step) for step in found.outcome.pending],
+                "errors": [error.to_dict() for error in found.errors],
+                "ports": [asdict(one) for one in found.verified.ports],
+            }  # fmt: skip
+            print(json.dumps(document, indent=2))
+        else:
+            pki_view.show_renewed(out, err, found)
+        if found.errors:
+            raise typer.Exit(1)
+
+
+@pki_app.command("revoke")
+def pki_revoke(
+    inventory: Inventory,
+    what: Annotated[str, typer.Argument(metavar="SERIAL|NAME", help="A serial, HOST, HOST/SERVICE, or a person.")],
+    reason: Annotated[str, typer.Option(help=f"One of {', '.join(REASONS)}.")] = "unspecified",
+    limit: Limit = None, identity: Identity = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Take certificates back, for good: recorded, listed, on every host, and seen to be refused at every port.
+
+    Hosts that use one get another first. A host that was stolen goes out of the inventory before.
+    """
+    with _reported(as_json):
+        found = pki_revocation.revoke(inventory, what, reason, limit=limit, identity=identity)
+        if as_json:
+            document = {
+                "taken": [asdict(one) for one in found.taken], "renewed": found.renewed, "proven": found.proven,
+                "pending": found.pending, "errors": [error.to_dict() for error in found.errors],
+            }  # fmt: skip
+            print(json.dumps(document, indent=2))
+        else:
+            pki_view.show_revoked(out, err, found)
+        if found.errors:
+            raise typer.Exit(1)
+
+
+Exchange = Annotated[Path, typer.Argument(metavar="DIR", help="The folder that is carried there and back.")]
+
+
+@pki_app.command("requests")
+def pki_requests(inventory: Inventory, directory: Exchange, identity: Identity = None) -> None:
+    """For a CA whose key is on another machine: write requests for all that hosts are owed, with keys made there."""
+    with _reported():
+        path, found = pki_offline.request(inventory, directory, identity=identity)
+        pki_view.show_requests(out, found)
+        out.print(f"{len(found)} requests in {path}; next: fleet pki sign.", highlight=False, soft_wrap=True)
+
+
+@pki_app.command("sign")
+def pki_sign(
+    directory: Exchange,
+    authority: Annotated[Path, typer.Option("--ca", help="The CA's folder, with its key.", file_okay=False)],
+    identity: Identity = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """On the machine that has the CA's key: show what is asked for, and sign it and a list of what is revoked."""
+
+    def agree(found: tuple[Request, ...]) -> None:
+        pki_view.show_requests(out, found)
+        if not yes:
+            typer.confirm(f"Sign these {len(found)}?", abort=True)
+
+    with _reported():
+        path = pki_offline.sign(authority, directory, agree, identity)
+        out.print(f"signed: {path}; next: fleet pki accept.", highlight=False, soft_wrap=True)
+
+
+@pki_app.command("accept")
+def pki_accept(inventory: Inventory, directory: Exchange, identity: Identity = None) -> None:
+    """Put what came back signed where it belongs, let servers load it, and ask every port."""
+    with _reported():
+        found = pki_offline.accept(inventory, directory, identity=identity)
+        pki_view.show_renewed(out, err, found)
+        if found.errors:
+            raise typer.Exit(1)
+
+
+@pki_app.command("roll-ca")
+def pki_roll_ca(
+    inventory: Inventory, identity: Identity = None, as_json: Json = False,
+    stop_after: Annotated[str, typer.Option("--stop-after", help="End with this phase: trust, issue or drop.")] = "",
+    abort: Annotated[bool, typer.Option("--abort", help="Change back to the CA that was before.")] = False,
+) -> None:  # fmt: skip
+    """Replace the CA: every host trusts both, every certificate comes from the new one, the old one is dropped.
+
+    Each phase is proven on every port of every host before the next. Stop it anywhere; run it again to go on.
+    """
+
+    def tell(line: str) -> None:
+        if not as_json:
+            out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    with _reported(as_json):
+        found = pki_change.roll_ca(inventory, stop_after=stop_after, abort=abort, identity=identity, tell=tell)
+        if as_json:
+            print(json.dumps(asdict(found), indent=2))
+        else:
+            rest = f"next phase: {found.phase}; run it again" if found.phase else "complete"
+            out.print(f"{found.issuer} issues; {rest}.", highlight=False, markup=False)
 
 
 @pki_app.command("operator")

@@ -19,6 +19,7 @@ from deploy.converge.step import Step
 from deploy.errors import FleetError
 from deploy.model.fleet import Fleet, Standing
 from deploy.model.resources import StepClass
+from deploy.procedures.audit import Found
 from deploy.procedures.logs import Logs
 from deploy.procedures.roll.order import Action, Deed
 from deploy.procedures.roll.steps import Rolled
@@ -30,6 +31,8 @@ SIGNS = {
     StepClass.RELOAD: ("@", "magenta"),
     StepClass.RESTART: ("!", "red"),
 }
+
+GOOD_ENDS = frozenset({"done", "nothing", "aborted"})
 
 
 def sign(step: Step) -> str:
@@ -44,7 +47,8 @@ def show_plan(console: Console, plan: Mapping[str, list[Step]], diffs: Mapping[t
             continue
         console.print(f"[bold]{host}[/bold]")
         for step in steps:
-            note = "  (restart pending: left to roll)" if step.pending else ""
+            left = " left to roll" if step.waits == "restart pending" else " left to who has the CA's key"
+            note = f"  ({step.waits}:{left})" if step.pending else ""
             console.print(f"  {sign(step)} {escape(step.key)}  [dim]{escape(step.summary)}{note}[/dim]", soft_wrap=True)
             for line in diffs.get((host, step.key), "").splitlines():
                 colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "dim")
@@ -123,6 +127,26 @@ def show_logs(console: Console, errors: Console, found: Logs) -> None:
         errors.print(f"[yellow]{escape(note)}[/yellow]", highlight=False, soft_wrap=True)
     for name in found.cut:
         errors.print(f"{name}: only its newest lines are shown (--lines)", highlight=False)
+
+
+def show_audit(console: Console, errors: Console, found: Found) -> None:
+    """For each run and host: when (UTC), what, by whom, how it ended; then its steps with the files' hashes."""
+    for one in found.records:
+        colour = "green" if one.outcome in GOOD_ENDS else "red"
+        who = f"{one.who} at {one.origin}" + (f" ({one.login})" if one.login else "")
+        commit = one.revision[:12] + ("+" if one.dirty else "")
+        console.print(
+            f"[dim]{escape(one.at)}[/dim] [bold]{escape(one.host)}[/bold] {escape(one.command)} by {escape(who)} "
+            f"[dim]at {escape(commit)}[/dim]: [{colour}]{escape(one.outcome)}[/{colour}]",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+        for step in one.steps:
+            digest = f"  sha256 {str(step['sha256'])[:12]}" if "sha256" in step else ""
+            failed = "  [red]failed[/red]" if step.get("failed") else ""
+            words = escape(f"{step.get('key', '?')}  {step.get('summary', '')}{digest}".rstrip())
+            console.print(f"    {words}{failed}", highlight=False, soft_wrap=True)
+    for note in found.untold:
+        errors.print(f"[yellow]{escape(note)}[/yellow]", highlight=False, soft_wrap=True)
 
 
 def show_queues(console: Console, found: Sequence[Mapping[str, Any]]) -> None:

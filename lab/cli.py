@@ -216,7 +216,8 @@ def ssh_(
     Examples: `fleet lab ssh data1`, `fleet lab ssh -u deploy data1 uptime`
     """
     argv = [*ssh.argv(LabSpec.load(option), host, user), *ctx.args]
-    os.execvp(argv[0], argv)  # noqa: S606  # no shell is wanted
+    # No shell is wanted.
+    os.execvp(argv[0], argv)  # noqa: S606  # nosec B606
 
 
 @app.command("exec", context_settings=_PASS_ON)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
 from deploy.errors import FleetError
 from deploy.model.catalog import RELEASES
 from deploy.model.checks import memory_needed
-from deploy.model.fleet import HostSpec
+from deploy.model.fleet import HostSpec, waivers
 from deploy.model.observed import HostFactsSeen
 from deploy.model.units import show_size
+
+UNSIGNED = "apt:signatures"
+"""What a waiver of an inventory calls it, where a mirror that nobody signs cannot be helped."""
 
 CLOCK_TOLERANCE = 5.0
 """Seconds that a host's clock may be off: certificates, Sentinel's and RabbitMQ's timers are judged by it."""
@@ -33,7 +38,7 @@ def in_time(host: HostSpec, seen: HostFactsSeen, asked: tuple[float, float]) -> 
 
 
 def fit(host: HostSpec, seen: HostFactsSeen) -> None:
-    """Refuse a host with the wrong system or without room.
+    """Refuse a host with the wrong system, without room, or whose packages nobody vouches for.
 
     Raises:
         FleetError: what is wrong, and what to do.
@@ -46,6 +51,14 @@ def fit(host: HostSpec, seen: HostFactsSeen) -> None:
             found=f"{seen.os} {seen.version}",
             expected=supported,
             hint="install a supported release on the host, or take it out of the inventory",
+        )
+    if seen.unsigned and not any(fnmatchcase(UNSIGNED, waiver.what) for waiver in waivers(host)):
+        raise FleetError(
+            host=host.name,
+            subject=UNSIGNED,
+            found=f"apt told to take packages that nobody signed: {', '.join(seen.unsigned)}",
+            expected="every package source to be signed, and its signature required",
+            hint="give the source its key (signed-by=) instead and take the option away; nothing was changed",
         )
     reserve = host.settings.base.disk_reserve
     if seen.disk_free < reserve:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -23,17 +24,27 @@ Outcome = tuple[StepClass, str, str] | None
 """Step class, summary, script; None when nothing differs."""
 
 
-def steps(state: want.HostState, seen: Snapshot, authority: str) -> list[Step]:
+NOTHING: Mapping[str, str] = {}
+
+
+def steps(
+    state: want.HostState, seen: Snapshot, authority: str, reissue: Mapping[str, str] = NOTHING, *,
+    offline: bool = False,
+) -> list[Step]:  # fmt: skip
     """What differs, in the order of the desired state; waived resources are left out.
 
-    authority: the CA's certificate (PEM), from which certificates must come.
+    authority: the CA's certificate (PEM), from which certificates must come. reissue: serial -> why the certificate is
+    not to stay. offline: its key is elsewhere, so that what it would have to sign waits.
     """
     found: list[Step] = []
     written: set[str] = set()
     for resource in state.resources:
         if any(fnmatchcase(resource.key, waiver.what) for waiver in state.waivers):
             continue
-        for step in _compare(state.host, resource, seen, authority, written):
+        for step in _compare(state.host, resource, seen, authority, reissue, written):
+            if offline and isinstance(resource, want.Certificate | want.Revocations) and not step.script:
+                found.append(replace(step, pending=True, summary=f"{step.summary} (offline CA: fleet pki requests)"))
+                continue
             found.append(step)
             written |= _writes(step)
     return found
@@ -42,6 +53,8 @@ def steps(state: want.HostState, seen: Snapshot, authority: str) -> list[Step]:
 def _writes(step: Step) -> set[str]:
     """Paths whose content a step changes: what loads them is due as well, and a plan has to say so."""
     item = step.resource
+    if isinstance(item, want.Revocations) and not step.script:
+        return {item.path}
     if isinstance(item, want.File) and ("content" in step.summary or step.step is StepClass.CREATE or item.absent):
         return {item.path}
     if isinstance(item, want.Certificate) and not step.script:
@@ -51,7 +64,9 @@ def _writes(step: Step) -> set[str]:
     return set()
 
 
-def _compare(host: str, resource: want.Resource, seen: Snapshot, authority: str, written: set[str]) -> Iterable[Step]:
+def _compare(
+    host: str, resource: want.Resource, seen: Snapshot, authority: str, reissue: Mapping[str, str], written: set[str]
+) -> Iterable[Step]:
     if isinstance(resource, want.Unit):
         yield from _unit(host, resource, seen, written)
     elif isinstance(resource, want.Parameter):
@@ -61,7 +76,7 @@ def _compare(host: str, resource: want.Resource, seen: Snapshot, authority: str,
     elif isinstance(resource, want.Package):
         yield from _package(host, resource, seen)
     elif isinstance(resource, want.Certificate):
-        outcome = _certificate(resource, seen, authority)
+        outcome = _certificate(resource, seen, authority, reissue)
         if outcome:
             yield Step(host=host, resource=resource, step=outcome[0], summary=outcome[1], script=outcome[2])
     else:
@@ -112,6 +127,14 @@ def _file(item: want.File, seen: Snapshot) -> Outcome:
     return StepClass.WRITE, ", ".join(changes), script
 
 
+def _revocations(item: want.Revocations, seen: Snapshot) -> Outcome:
+    """No script means: sign a list first (that takes the controller)."""
+    if item.due:
+        kind = StepClass.WRITE if item.path in seen.files else StepClass.CREATE
+        return kind, f"sign another list: {item.due}", ""
+    return _file(item, seen)
+
+
 def _owner_changes(have: FileState, owner: str, group: str, mode: int) -> list[str]:
     changes = []
     if (have.owner, have.group) != (owner, group):
@@ -159,6 +182,7 @@ def _set(values: Iterable[str]) -> str:
 
 _SIMPLE: dict[type[want.Resource], Callable[[Any, Snapshot], Outcome]] = {
     want.File: _file,
+    want.Revocations: _revocations,
     want.Directory: _directory,
     want.Link: _link,
     want.Account: _account,
@@ -299,7 +323,7 @@ def _end(authority: str) -> datetime:
     return describe(authority).not_after
 
 
-def _certificate(item: want.Certificate, seen: Snapshot, authority: str) -> Outcome:
+def _certificate(item: want.Certificate, seen: Snapshot, authority: str, reissue: Mapping[str, str]) -> Outcome:
     """No script means: issue a new pair (that takes the controller, see converge.issue)."""
     have = seen.certificates.get(item.certificate_path)
     if have is None or not have.pem:
@@ -312,6 +336,8 @@ def _certificate(item: want.Certificate, seen: Snapshot, authority: str) -> Outc
     if info.public_key_sha256 != have.key_sha256:
         reasons.append("the key beside it is another one, or gone")
     reasons += differences(info, profile(item, info.organization or "none"))
+    if info.serial in reissue:
+        reasons.append(reissue[info.serial])
     kind = key_type(have.pem)
     if kind != item.key_type:
         reasons.append(f"key {kind} -> {item.key_type}")

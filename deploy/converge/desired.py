@@ -56,7 +56,7 @@ def secret_specs(profile: Profile = REFERENCE) -> dict[str, SecretSpec]:
 @cache
 def _environment(root: Path) -> Environment:
     # Not HTML: these are configuration files, and what goes in is validated by the settings' types.
-    return Environment(  # noqa: S701
+    return Environment(  # noqa: S701  # nosec B701
         loader=FileSystemLoader(root),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
@@ -97,8 +97,14 @@ def tree(name: str) -> Mapping[str, bytes]:
     }
 
 
-def context(fleet: Fleet, host: HostSpec, live: Live, authority: str, secret: Callable[[str], str]) -> Context:
-    return Context(fleet=fleet, host=host, live=live, authority=authority, secret=secret, render=render, files=tree)
+def context(
+    fleet: Fleet, host: HostSpec, live: Live, authority: str, secret: Callable[[str], str], revocations: str = "",
+    revocations_due: str = "",
+) -> Context:  # fmt: skip
+    return Context(
+        fleet=fleet, host=host, live=live, authority=authority, secret=secret, render=render, files=tree,
+        revocations=revocations, revocations_due=revocations_due,
+    )  # fmt: skip
 
 
 def host_state(ctx: Context) -> HostState:

@@ -8,22 +8,35 @@ from __future__ import annotations
 import secrets as random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from gevent.lock import BoundedSemaphore
 from pyinfra.api import Host, State
 
-from deploy.converge import checks, compare, desired, guard, look, parcels, remote, shell
+from deploy.converge import audit, checks, compare, desired, guard, look, parcels, remote, shell
 from deploy.converge.issue import issue
 from deploy.converge.step import Step
 from deploy.converge.together import together
 from deploy.errors import FleetError, FleetErrors, Unsettled
 from deploy.model import fleet as model
 from deploy.model.observed import Snapshot
-from deploy.model.resources import Certificate, Delivery, HostState, Only, Parameter, Phase, Resource, Unit
+from deploy.model.resources import (
+    Certificate,
+    Delivery,
+    HostState,
+    Only,
+    Parameter,
+    Phase,
+    Resource,
+    Revocations,
+    Unit,
+)
+from deploy.trust.authorities import Authorities
 from deploy.trust.authority import Authority, Signer
 from deploy.trust.masking import Masker
 from deploy.trust.vault import Vault
@@ -37,11 +50,27 @@ Listener = Callable[[str, Step, str], None]
 
 @dataclass(repr=False)
 class Keys:
-    """An inventory's opened secrets and, when it may sign, its CA."""
+    """An inventory's opened secrets and its CA, whose key is opened when something is signed; of both authorities while
+    the CA changes.
+    """
 
     vault: Vault
-    authority: Authority
-    signer: Callable[[], Signer]
+    authorities: Authorities
+    unlock: Callable[[Authority], Signer]
+
+    @property
+    def authority(self) -> Authority:
+        """The one that issues."""
+        return self.authorities.issuer
+
+    def signer(self) -> Signer:
+        return self.unlock(self.authority)
+
+    def sign_lists(self, days: int, renew_days: int) -> None:
+        """Sign the revocation lists that are due."""
+        for authority in self.authorities.trusted:
+            if authority.list_due(datetime.now(UTC), renew_days):
+                self.unlock(authority).sign_list(days)
 
     def secret(self, name: str) -> str:
         return self.vault.get(name).reveal()
@@ -61,6 +90,10 @@ class Run:
     hosts: dict[str, Host]
     targets: frozenset[str]
     listener: Listener = lambda _host, _step, _event: None
+    only: Callable[[Step], bool] | None = None
+    """Which steps are this run's business; the others are neither planned nor taken."""
+    trail: audit.Trail | None = None
+    """What a run that changes something writes down; none for one that only looks."""
     live: model.Live = field(init=False)
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     failures: list[FleetError] = field(default_factory=list)
@@ -83,14 +116,16 @@ class Run:
             self._states[name] = desired.host_state(self.context(name))
         return self._states[name]
 
+    def rethink(self) -> None:
+        """What is desired is worked out anew: the authorities are not what they were when it was last."""
+        self._states.clear()
+
     def context(self, name: str) -> model.Context:
+        spec, authorities = self.fleet.host(name), self.keys.authorities
         return desired.context(
-            self.fleet,
-            self.fleet.host(name),
-            self.live,
-            self.keys.authority.certificate_pem,
-            self.keys.secret,
-        )
+            self.fleet, spec, self.live, authorities.bundle, self.keys.secret, authorities.lists,
+            authorities.lists_due(datetime.now(UTC), spec.settings.trust.renew_days),
+        )  # fmt: skip
 
     def look_all(self) -> None:
         """Look at every connected host, all at once, and learn who leads.
@@ -195,8 +230,11 @@ class Run:
         """
         if not unseen:
             self._stale.add(name)
+            self.touch(name)
         reply = remote.run(self.hosts[name], shell.single(key, script), seconds=seconds)
         failure = shell.failure(reply.stdout)
+        if not unseen:
+            self.did(name, {"key": key, **({"failed": True} if failure else {})})
         if failure is not None:
             raise FleetError(
                 host=name,
@@ -211,15 +249,44 @@ class Run:
         """What differs on a host, by the last look at it."""
         if name in self._stale or name not in self.snapshots:
             self._look_for_changing(name)
-        return compare.steps(self.state(name), self.snapshots[name], self.keys.authority.certificate_pem)
+        authorities = self.keys.authorities
+        return compare.steps(
+            self.state(name), self.snapshots[name], authorities.issuer.certificate_pem, authorities.reissue(),
+            offline=authorities.issuer.offline,
+        )  # fmt: skip
+
+    def _chosen(self, name: str) -> list[Step]:
+        return [step for step in self.steps(name) if self.only is None or self.only(step)]
 
     # -- acting --------------------------------------------------------------------------------------------
+
+    def audited(self, doing: str) -> None:
+        """From now on what is changed is written down, as done by the command `doing`."""
+
+        def write(name: str, script: str) -> None:
+            self.do(name, "audit", script, seconds=audit.SECONDS, unseen=True)
+
+        self.trail = audit.Trail(self.inventory, doing, write, self.masker)
+
+    def touch(self, name: str, *, tell: bool = True) -> None:
+        """Before a host is changed; `tell` as for a Trail.
+
+        Raises:
+            FleetError: it cannot be written down that it is.
+        """
+        if self.trail:
+            self.trail.touch(name, tell=tell)
+
+    def did(self, name: str, *steps: dict[str, Any]) -> None:
+        """What was changed on it."""
+        if self.trail:
+            self.trail.did(name, steps)
 
     def todo(self, name: str, role: str, phase: Phase) -> list[Step]:
         """The steps of one role and phase on one host; packages are those of all roles at once."""
         return [
             step
-            for step in self.steps(name)
+            for step in self._chosen(name)
             if not step.pending and step.phase is phase and (phase is Phase.PACKAGES or step.role == role)
         ]
 
@@ -232,6 +299,7 @@ class Run:
         if not steps:
             return
         self._stale.add(name)
+        self.touch(name)
         for step in steps:
             self.listener(name, step, "start")
         finished: list[Step] = []
@@ -246,6 +314,7 @@ class Run:
                     self.keys,
                 )
                 finished += certificates
+            steps = self._signed(name, steps)
             for step in guard.left_armed(steps):
                 guard.log_in_anew(self.hosts[name], step.key)
             scripted = [step for step in steps if step.script]
@@ -262,12 +331,27 @@ class Run:
             if any(step.key == failure.subject for step in running):
                 finished += takewhile(lambda step: step.key != failure.subject, running)
             self.acted.extend(finished)
+            self.did(name, *map(audit.described, finished), {"key": failure.subject, "failed": True})
             for step in steps:
                 self.listener(name, step, "done" if step in finished else "failed")
             raise failure from None
         self.acted.extend(steps)
+        self.did(name, *map(audit.described, steps))
         for step in steps:
             self.listener(name, step, "done")
+
+    def _signed(self, name: str, steps: list[Step]) -> list[Step]:
+        """The steps, with the revocation list that had to be signed first: once for all hosts."""
+        if not any(isinstance(step.resource, Revocations) and not step.script for step in steps):
+            return steps
+        trust = self.fleet.host(name).settings.trust
+        self.keys.sign_lists(trust.crl_days, trust.renew_days)
+        self.rethink()
+        lists = {item.key: item for item in self.state(name).resources if isinstance(item, Revocations)}
+        return [
+            replace(step, resource=lists[step.key], script=shell.put(lists[step.key])) if step.key in lists else step
+            for step in steps
+        ]
 
     def _masked(self, error: FleetError) -> FleetError:
         """The same refusal without any secret that a host may have repeated."""
@@ -295,7 +379,7 @@ class Run:
 
     def plan(self) -> dict[str, list[Step]]:
         """Host -> what differs, in the inventory's order of hosts."""
-        return {host.name: self.steps(host.name) for host in self.fleet.hosts if host.name in self.targets}
+        return {host.name: self._chosen(host.name) for host in self.fleet.hosts if host.name in self.targets}
 
     def remaining(self) -> dict[str, list[Step]]:
         """The second look: what still differs (and is not pending), with who leads asked anew."""

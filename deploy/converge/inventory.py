@@ -19,6 +19,7 @@ from deploy.errors import FleetError, FleetErrors
 from deploy.model import checks, fleet
 from deploy.model.fleet import Fleet
 from deploy.model.profiles import REFERENCE, Profile
+from deploy.trust.authorities import Authorities
 from deploy.trust.authority import Authority, Signer
 from deploy.trust.identities import load_identities
 from deploy.trust.vault import Vault
@@ -120,15 +121,15 @@ def open_keys(
             expected="every secret that the roles need",
             hint=f"fleet secrets init {path.name} makes those that are missing and keeps the others",
         )
-    authority = Authority.load(path / "pki")
-    opened: list[Signer] = []
+    authorities = Authorities.load(path / "pki")
+    opened: dict[Path, Signer] = {}
 
-    def signer() -> Signer:
-        if not opened:
-            opened.append(authority.unlock(identities))
-        return opened[0]
+    def unlock(authority: Authority) -> Signer:
+        if authority.directory not in opened:
+            opened[authority.directory] = authority.unlock(identities)
+        return opened[authority.directory]
 
-    return Keys(vault, authority, signer)
+    return Keys(vault, authorities, unlock)
 
 
 def own_identity(path: Path) -> Path | None:

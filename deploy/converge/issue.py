@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pyinfra.api import Host
@@ -13,6 +13,7 @@ from deploy.converge.profile import profile
 from deploy.converge.step import Step
 from deploy.errors import FleetError
 from deploy.model.resources import Certificate, StepClass
+from deploy.trust.certificates import describe
 
 if TYPE_CHECKING:
     from deploy.converge.engine import Keys
@@ -32,17 +33,43 @@ def issue(host: Host, organization: str, items: Sequence[Certificate], keys: Key
     again. Until then the service goes on with what it has loaded.
 
     Raises:
-        FleetError: the host could not make the keys, or the request was not acceptable.
+        FleetError: the CA's key cannot be opened, the host could not make the keys, or a request was not acceptable.
     """
-    requests = _requests(host, items)
+    signer = keys.signer()
+    wanted = requests(host, items)
+    pems = {item.key: signer.sign(wanted[item.key], profile(item, organization), requester=host.name) for item in items}
+    install(host, items, pems)
+
+
+def install(host: Host, items: Sequence[Certificate], pems: Mapping[str, str]) -> None:
+    """Put certificates (by the key of their resource) in their place, with the keys that requests() left for them.
+
+    What is in its place already stays as it is.
+
+    Raises:
+        FleetError: a key that was made for a certificate is not there any more.
+    """
     steps = []
     for item in items:
-        pem = keys.signer().sign(requests[item.key], profile(item, organization), requester=host.name)
+        pem = pems[item.key]
         key, new = shlex.quote(item.key_path), shlex.quote(_candidate(item))
-        script = (
-            f"mv -fT -- {new} {key}\n"
-            f"put {shlex.quote(item.certificate_path)} root root 0644 '' <<'CONTENT'\n{shell.encode(pem)}\nCONTENT"
-        )
+        certificate, staged = shlex.quote(item.certificate_path), shlex.quote(f"{_candidate(item)}.crt")
+        # Both are there before either takes its place: some read the pair anew for each connection.
+        script = f"""\
+public() {{ openssl pkey -in "$1" -pubout -outform DER 2>/dev/null </dev/null | sha256sum | cut -c1-64; }}
+wanted={describe(pem).public_key_sha256}
+if [ "$(public {new})" = "$wanted" ]; then move=yes
+elif [ "$(public {key})" = "$wanted" ]; then move=''
+else
+  echo 'the key that this certificate was asked for with is not here: it was asked for again since, or never'
+  exit 1
+fi
+put {staged} root root 0644 '' <<'CONTENT'
+{shell.encode(pem)}
+CONTENT
+[ -z "$move" ] || sync {new}
+{{ [ -z "$move" ] || mv -fT -- {new} {key}; }} && mv -fT -- {staged} {certificate}
+sync {shlex.quote(item.directory)}"""
         steps.append(Step(host=host.name, resource=item, step=StepClass.WRITE, summary="install", script=script))
     reply = remote.run(host, shell.batch(steps))
     failure = shell.failure(reply.stdout)
@@ -54,7 +81,12 @@ def _candidate(item: Certificate) -> str:
     return f"{item.directory}/.{item.name}.key.fleet-new"
 
 
-def _requests(host: Host, items: Sequence[Certificate]) -> dict[str, str]:
+def requests(host: Host, items: Sequence[Certificate]) -> dict[str, str]:
+    """Make new keys on the host, beside those in use; resource key -> a request (PEM) for each.
+
+    Raises:
+        FleetError: the host could not make them.
+    """
     steps = []
     for item in items:
         new = shlex.quote(_candidate(item))

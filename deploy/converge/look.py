@@ -31,6 +31,31 @@ UNIT_PROPERTIES = (
     "ActiveEnterTimestampMonotonic",
 )  # fmt: skip
 
+UNSIGNED = r"""
+apt-config dump 2>/dev/null | awk '
+  {
+    yes = tolower($2) ~ /^"([1-9][0-9]*|yes|true|with|on|enable)";$/
+    if (yes && tolower($1) ~ /^(apt::get::allowunauthenticated|acquire::allow[a-z]*repositories)$/)
+      print "unsigned\t" $1
+  }'
+for f in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
+  # The option alone is printed: an address may hold a password.
+  [ ! -f "$f" ] || awk '
+    {
+      line = tolower($0)
+      if (FILENAME ~ /[.]sources$/) gsub(/:[ \t]*/, "=", line)
+      else if (!sub(/^[ \t]*deb(-src)?[ \t]+[[]/, "", line) || !sub(/[]].*/, "", line)) next
+      count = split(line, words, /[ \t]+/)
+      for (n = 1; n <= count; n++) {
+        yes = words[n] ~ /=([1-9][0-9]*|yes|true|with|on|enable)$/
+        if (yes && words[n] ~ /^(trusted|allow-insecure|allow-weak|allow-downgrade-to-insecure)[+]?=/)
+          print "unsigned\t" FILENAME ": " words[n]
+      }
+    }' "$f"
+done
+"""
+"""Where apt is told to take what nobody signed. A word after `=` is yes as apt-pkg's StringToBool has it."""
+
 _FACTS = f"""\
 . /etc/os-release
 printf 'os\\t%s\\nversion\\t%s\\n' "${{ID:-unknown}}" "${{VERSION_ID:-unknown}}"
@@ -38,7 +63,7 @@ printf 'clock\\t%s\\n' "$(date +%s.%N)"
 awk '/^MemTotal/{{print "memory\\t" $2}}' /proc/meminfo
 df -Pk /var | awk 'NR==2{{print "disk\\t" $4}}'
 [ ! -d {want.ROLLING} ] || printf 'kept\\t%s\\n' "$(ls {want.ROLLING} | tr '\\n' ' ')"
-"""
+{UNSIGNED}"""
 
 
 def script(resources: Iterable[want.Resource], nonce: str) -> str:
@@ -228,6 +253,7 @@ def _facts(lines: Sequence[str]) -> HostFactsSeen:
         disk_free=int(values.get("disk", 0)) * 1024,
         clock=float(values.get("clock", 0)),
         kept=tuple(values.get("kept", "").split()),
+        unsigned=tuple(line.partition("\t")[2] for line in lines if line.startswith("unsigned\t")),
     )
 
 

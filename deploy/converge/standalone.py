@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -43,11 +44,19 @@ def _open(state: State) -> Run:
         for host in hosts.values():
             connect_one(host)
         run = Run(built, path, open_keys(path, profile=built.profile), hosts, targets)
+        run.audited("pyinfra deploy/site.py")
+        # pyinfra has left the hosts by then: theirs is known from the controller's trail.
+        atexit.register(_end, run)
         run.look_all()
         _say(run)
     except (FleetError, FleetErrors) as error:
         raise PyinfraError(str(error)) from None
     return run
+
+
+def _end(run: Run) -> None:
+    if run.trail:
+        run.trail.end("stopped" if run.failures else "done")
 
 
 def _say(run: Run) -> None:

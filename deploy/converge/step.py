@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from deploy.model.resources import Package, Parameter, Phase, Resource, StepClass, Unit
+from deploy.model.resources import Certificate, Package, Parameter, Phase, Resource, Revocations, StepClass, Unit
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """`pending` steps are reported and left to `roll`. `script` is empty for them and for certificates."""
+    """`pending` steps are reported and left to `roll`, or to who has the CA's key where that is elsewhere. `script` is
+    empty for them and for certificates.
+    """
 
     host: str
     resource: Resource
@@ -28,6 +30,11 @@ class Step:
     @property
     def role(self) -> str:
         return self.resource.role
+
+    @property
+    def waits(self) -> str:
+        """What a pending step waits for, in words."""
+        return "signature pending" if isinstance(self.resource, Certificate | Revocations) else "restart pending"
 
     @property
     def phase(self) -> Phase:

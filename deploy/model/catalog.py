@@ -57,6 +57,8 @@ class Port:
     """The end of a range of which a tool takes one port while it runs; nothing listens there otherwise."""
     everywhere: bool = False
     """Its server listens on every address, whatever it is told: the firewall alone keeps it to the loopback."""
+    lists: bool = True
+    """With TLS: what listens here reads the CA's revocation list. Go's own TLS does not."""
 
     @property
     def shown(self) -> str:
@@ -419,7 +421,7 @@ CATALOG: Final[tuple[Service, ...]] = (
         "alertmanager",
         "Sends each alert to those whom it concerns, once",
         units=("prometheus-alertmanager.service",),
-        ports=(Port("api", 9093, loopback=True), Port("gossip", 9094, tls=Tls.MUTUAL, peers=True)),
+        ports=(Port("api", 9093, loopback=True), Port("gossip", 9094, tls=Tls.MUTUAL, peers=True, lists=False)),
         health=(Health("Alertmanager", Check.HTTP, "api", "/-/ready"),),
         identity=Identity(server=True, client=True, owner="prometheus"),
         beside=_clients("monitoring"),

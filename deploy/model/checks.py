@@ -160,13 +160,13 @@ def _php_pool_is_consistent(fleet: Fleet) -> Iterator[FleetError]:
 def _renewal_before_end(fleet: Fleet) -> Iterator[FleetError]:
     for host in fleet.hosts[:1]:
         trust = host.settings.trust
-        life = min(trust.leaf_days, trust.authority_days)
+        life = min(trust.leaf_days, trust.authority_days, trust.crl_days)
         if trust.renew_days >= life:
             yield FleetError(
                 subject="trust.renew_days",
                 found=str(trust.renew_days),
-                expected=f"less than a certificate's life of {life} days",
-                hint="or every apply would issue every certificate again",
+                expected=f"less than a certificate's or revocation list's life of {life} days",
+                hint="or every apply would sign all of them again",
             )
 
 
@@ -317,6 +317,20 @@ def _upstream_fits_the_real_judge(fleet: Fleet) -> Iterator[FleetError]:
             )  # fmt: skip
 
 
+def _somebody_may_log_in(fleet: Fleet) -> Iterator[FleetError]:
+    for host in fleet.hosts:
+        base = host.settings.base
+        if base.root_login == "no" and (base.login == "root" or not base.operators):
+            yield FleetError(
+                host=host.name,
+                subject="base.root_login",
+                found=f"'no', with base.login {base.login!r} and {len(base.operators)} keys in base.operators",
+                expected="another account that somebody may log in to",
+                hint="set base.login and base.operators, apply once as root, then set ssh_user to that account with "
+                "_sudo=True, and only then base.root_login='no'",
+            )
+
+
 _RULES = (
     _services_have_hosts,
     _addresses_differ,
@@ -330,6 +344,7 @@ _RULES = (
     _proxied_connections_last,
     _logs_have_room,
     _grafana_finds_prometheus,
+    _somebody_may_log_in,
     _upstream_releases_are_named,
     _upstream_fits_the_real_judge,
 )

@@ -140,11 +140,15 @@ class Context:
     host: HostSpec
     live: Live
     authority: str
-    """The CA's certificate, PEM."""
+    """The certificate of the CA, PEM; of both while it changes."""
     secret: Callable[[str], str]
     render: Callable[..., str]
     files: Callable[[str], Mapping[str, bytes]]
     release: Release = RELEASES["12"]
+    revocations: str = ""
+    """The CA's revocation list, PEM; of both while it changes."""
+    revocations_due: str = ""
+    """Why the CA has to sign another before this one goes out; empty if it has not."""
 
     @property
     def settings(self) -> Settings:

@@ -72,7 +72,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class HostFactsSeen:
-    """Bytes; `clock` in seconds since 1970, as the host has it; `kept`: units of which earlier files are kept."""
+    """Bytes; `clock` in seconds since 1970, as the host has it; `kept`: units of which earlier files are kept.
+
+    `unsigned`: where apt is told to take packages that nobody signed, as `FILE: OPTION` or an option of its own.
+    """
 
     os: str
     version: str
@@ -80,6 +83,7 @@ class HostFactsSeen:
     disk_free: int
     clock: float = 0.0
     kept: tuple[str, ...] = ()
+    unsigned: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,13 @@ class File(Resource):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Revocations(File):
+    """The CA's revocation list. `due`: why the controller signs another one before it writes this."""
+
+    due: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Directory(Resource):
     """A directory with this owner and mode; its content is others' business."""
 

@@ -48,6 +48,10 @@ class Base(Section):
     login: Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] = setting(
         "root", "The account that operators log in to", applies="write"
     )
+    root_login: Literal["keys", "no"] = setting(
+        "keys", "Whether root may log in, by a key; `no` takes another account (login), which becomes root by sudo",
+        applies="reload",
+    )  # fmt: skip
     ssh_ports: tuple[int, ...] = setting((22,), "Ports of sshd, opened in the firewall", applies="reload")
     ssh_from: tuple[str, ...] = setting((), "Networks from which SSH is accepted; empty: anywhere", applies="reload")
     journal_max: Size = setting(
@@ -72,6 +76,14 @@ class Base(Section):
         applies="hot", ge=3, le=15,
     )  # fmt: skip
     disk_reserve: Size = setting(512 * MIB, "Free disk below which nothing is changed", applies="write", unit="bytes")
+    updates: Literal["off", "security"] = setting(
+        "security", "Debian's security updates that a host installs by itself: none, or all but those of the fleet's"
+        " servers, which are roll's; it never boots by itself", applies="write",
+    )  # fmt: skip
+    sandbox: bool = setting(
+        True, "Take from the units of Debian's own packages (database, broker, web server, proxy) what they do not need"
+        " of the host; the fleet's own units are always confined", applies="restart",
+    )  # fmt: skip
     service_nofile: int = setting(65536, "LimitNOFILE of the stateful services", applies="restart", ge=1024, le=1048576)
 
 
@@ -92,8 +104,13 @@ class Trust(Section):
         le=825,
     )
     renew_days: int = setting(
-        30, "Renew when fewer days than this are left", applies="reload", unit="days", ge=0, le=365
-    )
+        30, "Renew when fewer days than this are left, the revocation list too", applies="reload", unit="days", ge=0,
+        le=365,
+    )  # fmt: skip
+    crl_days: int = setting(
+        365, "Life of a revocation list; an expired one refuses everybody. Never beyond the CA's", applies="reload",
+        unit="days", ge=2, le=825,
+    )  # fmt: skip
 
 
 class Redis(Section):

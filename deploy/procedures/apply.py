@@ -22,7 +22,7 @@ from deploy.model.resources import Delivery, File, Parameter
 from deploy.procedures.roll import notes
 from deploy.procedures.roll.refusals import nobody_rolls
 from deploy.procedures.session import Session
-from deploy.roles.node_exporter import applied, manifest
+from deploy.roles.node_exporter import applied, manifest, rewritten
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,10 @@ def apply(session: Session) -> Outcome:
     """
     outcome = _applied(session)
     with session.timings.part("note"):
-        _note(session.run, outcome)
+        if session.run.only is None:
+            _note(session.run, outcome)
+        else:
+            _note_part(session.run)
     return outcome
 
 
@@ -103,6 +106,20 @@ def _note(run: Run, outcome: Outcome) -> None:
             run.do(name, "note", script, seconds=30, unseen=True)
 
     together([name for name in run.hosts if name in run.targets], note)
+
+
+def _note_part(run: Run) -> None:
+    """A run of some steps alone says nothing of when all was applied last, but what it wrote is no drift."""
+    wrote: dict[str, dict[str, File]] = {}
+    for step in run.acted:
+        if isinstance(step.resource, File):
+            wrote.setdefault(step.host, {})[step.key] = step.resource
+
+    def note(name: str) -> None:
+        with suppress(FleetError):
+            run.do(name, "note", rewritten(wrote[name].values()), seconds=30, unseen=True)
+
+    together(wrote, note)
 
 
 def _settle(run: Run) -> None:

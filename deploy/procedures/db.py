@@ -69,6 +69,7 @@ def move(found: Members, to: str | None, max_lag: float = 5.0) -> Moved:
     else:
         old = proofs.primary(found)
         new = proofs.target(found, old, to, max_lag)
+    found.touch()
     begun = time.monotonic()
     position = ""
     if not old.follows:
@@ -175,6 +176,7 @@ def failover(
                 hint="bring a replica back; or the old primary",
             )  # fmt: skip
         proofs.fence(found, old, fence, fenced)
+        found.touch()
         begun = time.monotonic()
         positions = together(replicas, lambda one: found.ask(one, "drained", seconds=60))
         new = proofs.most(positions, to, next((one.name for one in proofs.promised(found)), ""))

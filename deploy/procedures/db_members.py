@@ -15,6 +15,7 @@ from deploy.converge.engine import Run
 from deploy.converge.inventory import connect_one, folder, load, open_keys
 from deploy.converge.together import together
 from deploy.errors import FleetError
+from deploy.procedures.session import ended
 from deploy.roles import mysql_members
 from deploy.roles.mysql import ROLE_TOOL
 from deploy.roles.mysql_members import Member
@@ -41,6 +42,14 @@ class Members:
         """Whether the host at least lets the controller in."""
         return name in self.run.hosts
 
+    def touch(self) -> None:
+        """Write down what is about to be done while writers do not wait for it yet.
+
+        Raises:
+            FleetError: it cannot be.
+        """
+        together(self.seen, self.run.touch)
+
     def ask(self, name: str, *words: str, seconds: int = 30) -> str:
         """Run a part on a member; its one line.
 
@@ -66,7 +75,9 @@ class Members:
 
     def _done(self, name: str, script: str, seconds: int, *, subject: str, expected: str, hint: str) -> list[str]:
         """What a script on a member says; FleetError with its last words if it fails."""
+        self.run.touch(name, tell=name in self.seen)
         reply = remote.run(self.run.hosts[name], script, seconds=seconds)
+        self.run.did(name, {"key": subject, **({} if reply.ok else {"failed": True})})
         if not reply.ok:
             said = " ".join((reply.stdout or reply.stderr)[-2:])
             raise FleetError(
@@ -103,6 +114,8 @@ def members(name: str, identity: Path | None = None, lock_for: str | None = None
         with lock.hold(path, lock_for) if lock_for else nullcontext():
             try:
                 run = Run(fleet, path, open_keys(path, identity, profile=fleet.profile), answers, frozenset())
+                if lock_for:
+                    run.audited(lock_for)
 
                 def look(one: str) -> None:
                     try:
@@ -112,7 +125,8 @@ def members(name: str, identity: Path | None = None, lock_for: str | None = None
 
                 together(hosts, reach)
                 together(tuple(answers), look)
-                yield Members.looked_at(run, silent)
+                with ended(run):
+                    yield Members.looked_at(run, silent)
             finally:
                 for host in hosts.values():
                     if host.connected:

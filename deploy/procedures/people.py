@@ -29,7 +29,7 @@ class Issued:
 
 
 def operator(path: Path, name: str, out: Path, days: int, identity: Path | None = None) -> Issued:
-    """Make a key here and have it certified with the role of a person. days: its life; short, since nothing revokes it.
+    """Make a key here and have it certified with the role of a person. days: its life, which `fleet pki revoke` cuts.
 
     Raises:
         FleetError: the file exists, the name is none, or the CA cannot be opened.

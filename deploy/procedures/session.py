@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,9 @@ from pyinfra.context import ctx_state
 from deploy.converge import lock
 from deploy.converge.engine import Run, attach
 from deploy.converge.inventory import connect, folder, load, open_keys
-from deploy.errors import FleetError
+from deploy.errors import FleetError, FleetErrors, each_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -64,11 +67,38 @@ def session(
         stack.enter_context(ctx_state.use(state))
         stack.callback(_disconnect, state)
         run = Run(built, path, keys, hosts, chosen)
+        if lock_for:
+            run.audited(lock_for)
+            stack.enter_context(ended(run))
         attach(state, run)
         if look:
             with timings.part("look"):
                 run.look_all()
         yield Session(path, state, run, timings)
+
+
+@contextmanager
+def ended(run: Run) -> Iterator[None]:
+    """Writes down how a run ended, whatever ended it; what could not be written down on a host is said."""
+    outcome = ""
+    try:
+        yield
+    except (FleetError, FleetErrors) as error:
+        outcome = f"failed: {each_of(error)[0].message()}"
+        raise
+    except KeyboardInterrupt:
+        outcome = "interrupted"
+        raise
+    except BaseException as error:
+        # Its text may hold a secret.
+        outcome = f"failed: {type(error).__name__}"
+        raise
+    finally:
+        trail = run.trail
+        if trail:
+            trail.end(trail.outcome or outcome or "done")
+            for name, why in trail.unwritten.items():
+                logger.warning("%s: not in the audit trail of the host, only in the controller's: %s", name, why.found)
 
 
 def _disconnect(state: State) -> None:

@@ -24,7 +24,8 @@ CONFIG = "/etc/prometheus/fleet.alertmanager.yml"
 GOSSIP = "/etc/prometheus/fleet.gossip.yml"
 DEFAULTS = "/etc/default/prometheus-alertmanager"
 MAIL_FILE = "/etc/prometheus/fleet.mail-password"
-TOKEN_FILE = "/etc/prometheus/fleet.webhook-token"  # noqa: S105 - its path
+TOKEN_FILE = "/etc/prometheus/fleet.webhook-token"  # noqa: S105  # nosec B105
+"""Where it lies, not what it is."""
 SUBJECT = "{{ .Status | toUpper }}: {{ .GroupLabels.alertname }}: {{ (index .Alerts 0).Annotations.summary }}"
 EVERYBODY, PEOPLE, DEADMAN = "log", "people", "deadman"
 

@@ -22,7 +22,7 @@ from deploy.model.resources import (
 )
 from deploy.model.ways import Way
 from deploy.roles import gates
-from deploy.roles.common import CA_FILE, certificate
+from deploy.roles.common import CA_FILE, CRL_FILE, certificate
 
 HOME = "/opt/omegaup/services"
 RELEASE_FILE = f"{HOME}/release"
@@ -122,7 +122,7 @@ def service(
         name=unit,
         rolling=True,
         restart_files=(path, RELEASE_FILE, f"/etc/systemd/system/{unit}"),
-        reload_files=(pair.certificate_path, CA_FILE),
+        reload_files=(pair.certificate_path, CA_FILE, CRL_FILE),
     )
 
 
@@ -150,11 +150,12 @@ def config_file(path: str, account: str, config: Mapping[str, object]) -> File:
 
 
 def tls(name: str) -> dict[str, str]:
-    return {"certificate": f"{SSL_DIR}/{name}.crt", "key": f"{SSL_DIR}/{name}.key", "ca": CA_FILE}
+    return {"certificate": f"{SSL_DIR}/{name}.crt", "key": f"{SSL_DIR}/{name}.key", "ca": CA_FILE, "crl": CRL_FILE}
 
 
 def listen(name: str, port: str) -> dict[str, object]:
-    return {"host": "0.0.0.0", "port": SERVICES[name].port(port).number}  # noqa: S104 - the firewall decides who
+    # The firewall decides who may connect.
+    return {"host": "0.0.0.0", "port": SERVICES[name].port(port).number}  # noqa: S104  # nosec B104
 
 
 def mysql(ctx: Context, user_secret: str, user: str, pool: int) -> dict[str, object]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from deploy.model.catalog import PROXY_ADDRESS
 from deploy.model.fleet import Context
+from deploy.model.records import HOST_FOLDER, HOST_GROUP
 from deploy.model.resources import (
     PREVIOUS,
     STAMP_TOOL,
@@ -20,6 +21,8 @@ from deploy.model.resources import (
     StepClass,
     Unit,
 )
+from deploy.roles.logins import account
+from deploy.roles.updates import updates
 
 PACKAGES = ("ca-certificates", "curl", "nftables", "openssl", "openssh-server", "systemd-timesyncd")
 NFT_FILE = "/etc/nftables.conf"
@@ -70,6 +73,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
     for path in ("/etc/fleet", "/etc/fleet/stamps", "/usr/local/lib/fleet", "/var/lib/fleet", "/etc/omegaup"):
         yield Directory(path=path)
     yield Directory(path=PREVIOUS, mode=0o700)
+    yield Directory(path=HOST_FOLDER, group=HOST_GROUP, mode=0o750)
     yield File(path=STAMP_TOOL, content=ctx.render("base/stamp.j2"), mode=0o755)
     # Left behind only by a host that went down in the middle of an installation.
     yield File(path="/usr/sbin/policy-rc.d", absent=True, phase=Phase.ACCOUNTS)
@@ -95,7 +99,9 @@ def desired(ctx: Context) -> Iterable[Resource]:
         content=ctx.render("base/timesyncd.conf.j2", servers=settings.ntp_servers),
     )
     yield Unit(name="systemd-timesyncd.service", restart_files=("/etc/systemd/timesyncd.conf.d/60-fleet.conf",))
+    yield from updates(ctx)
     yield from _firewall(ctx)
+    yield from account(ctx)
     yield from _ssh(ctx)
     yield from _limits(ctx)
 
@@ -189,7 +195,7 @@ def _ssh(ctx: Context) -> Iterator[Resource]:
     )
     yield File(
         path=SSHD_FILE,
-        content=ctx.render("base/sshd.conf.j2", ports=settings.ssh_ports),
+        content=ctx.render("base/sshd.conf.j2", ports=settings.ssh_ports, root_login=settings.root_login),
         check='sshd -t -f "$CANDIDATE"',
         keep=True,
     )

@@ -9,6 +9,19 @@ from deploy.model.fleet import Context
 from deploy.model.resources import Certificate, File, Resource, Unit
 
 CA_FILE = f"{SSL_DIR}/ca.crt"
+CRL_FILE = f"{SSL_DIR}/ca.crl"
+"""What the CA revoked. It is there from the beginning, empty: a verifier that is told to read one needs one."""
+
+
+def confined(ctx: Context, unit: str, template: str) -> File:
+    """What a unit that is rolled without a restart (see graceful) may do: a drop-in that counts from its next start.
+
+    So it is not stamped: a reload, which pays its other debts, would not bring it.
+    """
+    return File(
+        path=f"/etc/systemd/system/{unit}.d/70-fleet-sandbox.conf", content=ctx.render(template),
+        absent=not ctx.settings.base.sandbox,
+    )  # fmt: skip
 
 
 def certificate(ctx: Context, name: str) -> Certificate:

@@ -28,13 +28,14 @@ def exporter(
     environment: Mapping[str, str] | None = None,
     memory: str = "64M",
     after: str = "",
+    clock: bool = False,
     files: tuple[str, ...] = (),
 ) -> Iterator[Resource]:
     """An exporter whose unit is called as its package.
 
     arguments: without spaces in any of them: systemd splits at each. environment: secrets included; only root reads it.
-    memory: more than this, and the kernel ends it rather than what it watches. after: a unit to start behind. files:
-    others that it reads at its start.
+    memory: more than this, and the kernel ends it rather than what it watches. after: a unit to start behind. clock: it
+    reads how the clock is kept. files: others that it reads at its start.
     """
     unit = f"{package}.service"
     defaults, drop_in = f"/etc/default/{package}", f"/etc/systemd/system/{unit}.d/60-fleet.conf"
@@ -45,5 +46,5 @@ def exporter(
         content=ctx.render("exporters/default.j2", arguments=arguments, environment=given),
     )  # fmt: skip
     yield Directory(path=f"/etc/systemd/system/{unit}.d")
-    yield File(path=drop_in, content=ctx.render("exporters/service.conf.j2", memory=memory, after=after))
+    yield File(path=drop_in, content=ctx.render("exporters/service.conf.j2", memory=memory, after=after, clock=clock))
     yield Unit(name=unit, restart_files=(defaults, drop_in, *files))

@@ -28,7 +28,7 @@ from deploy.model.resources import (
 from deploy.model.ways import Way
 from deploy.roles import graceful
 from deploy.roles.backend import url
-from deploy.roles.common import CA_FILE, certificate
+from deploy.roles.common import CA_FILE, CRL_FILE, certificate
 from deploy.roles.nginx import nginx
 from deploy.roles.php import ACCOUNT, php_fpm
 from deploy.roles.redis import min_replicas
@@ -58,8 +58,8 @@ def desired(ctx: Context) -> Iterable[Resource]:
     yield from _code(ctx, target, files)
     yield from _configuration(ctx, target)
     yield from php_fpm(ctx, (CONFIG, RELEASE_FILE), tuple(f"{target}/{path}" for path in files))
-    shown = {"broadcaster": url("broadcaster"), "pair": pair, "ca": CA_FILE}
-    yield from nginx(ctx, ROOT, "frontend/nginx.conf.j2", shown, (pair.certificate_path, CA_FILE))
+    shown = {"broadcaster": url("broadcaster"), "pair": pair, "ca": CA_FILE, "crl": CRL_FILE}
+    yield from nginx(ctx, ROOT, "frontend/nginx.conf.j2", shown, (pair.certificate_path, CA_FILE, CRL_FILE))
 
 
 def ways(ctx: Context) -> Iterable[Way]:

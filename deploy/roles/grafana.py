@@ -21,7 +21,8 @@ UNIT = "grafana-server.service"
 PACKAGE = "grafana"
 ACCOUNT = "grafana"
 CONFIG = "/etc/grafana/grafana.ini"
-PASSWORD = "/etc/fleet/grafana.password"  # noqa: S105 - its path
+PASSWORD = "/etc/fleet/grafana.password"  # noqa: S105  # nosec B105
+"""Where it lies, not what it is."""
 BOARDS = "/etc/fleet/dashboards"
 SOURCES_FILE = "/etc/grafana/provisioning/datasources/fleet.yaml"
 PROVIDERS_FILE = "/etc/grafana/provisioning/dashboards/fleet.yaml"

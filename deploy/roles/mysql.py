@@ -168,7 +168,9 @@ def _files(ctx: Context) -> Iterator[Resource]:
     yield Directory(path="/var/log/mysql", owner="mysql", group="adm", mode=0o2750)
     yield File(
         path=f"/etc/systemd/system/{UNIT}.d/60-fleet.conf",
-        content=ctx.render("mysql/service.conf.j2", nofile=ctx.settings.base.service_nofile),
+        content=ctx.render(
+            "mysql/service.conf.j2", nofile=ctx.settings.base.service_nofile, sandbox=ctx.settings.base.sandbox
+        ),
     )
     yield File(
         path=CONFIG,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deploy.model.catalog import SERVICES, SSL_DIR
+from deploy.model.catalog import SERVICES
 from deploy.model.fleet import Context
 from deploy.model.resources import Directory, File, Resource, Unit
 from deploy.roles import backend
 from deploy.roles import mysql_access as access
-from deploy.roles.common import CA_FILE, certificate
+from deploy.roles.common import CA_FILE, CRL_FILE, certificate
 
 UNIT = "omegaup-mysql-agent.service"
 CONFIG = "/etc/omegaup/mysql/agent.json"
@@ -29,7 +29,7 @@ def agent(ctx: Context, socket: str) -> Iterator[Resource]:
         {
             "listen": {"host": ctx.host.address, "port": service.port("seed").number},
             "role_listen": {"host": ctx.host.address, "port": service.port("role").number},
-            "tls": {"certificate": f"{SSL_DIR}/mysql.crt", "key": f"{SSL_DIR}/mysql.key", "ca": CA_FILE},
+            "tls": backend.tls("mysql"),
             "socket": socket, "user": access.AGENT, "max_lag_seconds": ctx.settings.mysql.max_lag,
             "drain_file": DRAIN_FILE, "log": backend.log("info"),
         },
@@ -44,5 +44,5 @@ def agent(ctx: Context, socket: str) -> Iterator[Resource]:
     # While it is away the proxies hold the server for gone and cut its sessions.
     yield Unit(
         name=UNIT, rolling=True, restart_files=(CONFIG, backend.RELEASE_FILE, f"/etc/systemd/system/{UNIT}"),
-        reload_files=(pair.certificate_path, CA_FILE),
+        reload_files=(pair.certificate_path, CA_FILE, CRL_FILE),
     )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 from deploy.model.fleet import Context
 from deploy.model.resources import Directory, File, Package, Query, Resource, Unit
 from deploy.roles import php
+from deploy.roles.common import confined
 from deploy.roles.proven import built, reloaded
 
 CONFIG = "/etc/nginx/nginx.conf"
@@ -36,6 +37,7 @@ def nginx(
     loaded = (CONFIG, *files)
     limit = max(nofile, settings.base.service_nofile)
     yield File(path=drop_in, content=ctx.render("frontend/nginx.service.conf.j2", nofile=limit))
+    yield confined(ctx, UNIT, "frontend/nginx.sandbox.conf.j2")
     yield Unit(name=UNIT, rolling=True, restart_files=(drop_in,), reload_files=loaded)
     yield from reloaded(
         ctx, Query("nginx", ctx.render("frontend/ask-nginx.sh.j2", files=" ".join(loaded)), UNIT),

@@ -8,12 +8,13 @@ files should be, by which drift is seen while no controller looks.
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Iterable
 
 from deploy.model.catalog import SSL_DIR
 from deploy.model.fleet import Context
 from deploy.model.resources import Directory, File, Package, Resource
-from deploy.roles.common import timer
+from deploy.roles.common import CRL_FILE, timer
 from deploy.roles.exporters import ACCOUNT, exporter, listen
 from deploy.roles.log_store import senders, store
 
@@ -49,6 +50,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
         f"--collector.filesystem.fs-types-exclude=^({'|'.join(NO_DISKS)}) "
         "--collector.filesystem.mount-points-exclude=^/(dev|proc|sys|run|boot) "
         f"--collector.textfile.directory={TEXTFILES} --web.disable-exporter-metrics",
+        clock=True,
     )  # fmt: skip
     # The state of units comes from there.
     yield Package(name="dbus")
@@ -57,8 +59,8 @@ def desired(ctx: Context) -> Iterable[Resource]:
     yield File(
         path=TOOL, mode=0o755,
         content=ctx.render(
-            "node-exporter/notes.sh.j2", folder=TEXTFILES, ssl=SSL_DIR, manifest=MANIFEST, backups=BACKUPS,
-            senders=senders(ctx.fleet) if ctx.host == store(ctx.fleet) else (),
+            "node-exporter/notes.sh.j2", folder=TEXTFILES, ssl=SSL_DIR, crl=CRL_FILE, manifest=MANIFEST,
+            backups=BACKUPS, senders=senders(ctx.fleet) if ctx.host == store(ctx.fleet) else (),
         ),
     )  # fmt: skip
     yield from timer(ctx, "node-exporter", "fleet-notes", tool=TOOL, folder=TEXTFILES)
@@ -68,6 +70,19 @@ def manifest(resources: Iterable[Resource]) -> str:
     """The files that are to be exactly as they were written, as `sha256sum -c` reads them."""
     files = (item for item in resources if isinstance(item, File) and not item.absent and not item.once)
     return "".join(f"{hashlib.sha256(item.content.encode()).hexdigest()}  {item.path}\n" for item in files)
+
+
+def rewritten(files: Iterable[File]) -> str:
+    """Shell that notes what these files are to be from now on, and leaves the rest of the manifest as it is."""
+    kept = list(files)
+    drop = " ".join(shlex.quote(f"-e^[0-9a-f]*  {item.path.replace('.', '[.]')}$") for item in kept)
+    lines = "".join(f"{item.sha256}  {item.path}\n" for item in kept)
+    return f"""\
+[ -f {MANIFEST} ] || exit 0
+(umask 077 && {{ grep -v {drop} {MANIFEST} || true; cat <<'MANIFEST'
+{lines}MANIFEST
+}} >{MANIFEST}.new)
+mv -f {MANIFEST}.new {MANIFEST}"""
 
 
 def applied(content: str, *, ok: bool, owed: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from deploy.model.fleet import Context
 from deploy.model.resources import Directory, File, Only, Package, Phase, Query, Resource, Unit
+from deploy.roles.common import confined
 from deploy.roles.proven import built, reloaded
 
 ACCOUNT = "omegaup-frontend"
@@ -115,6 +116,7 @@ def php_fpm(
         "frontend/php-fpm.service.conf.j2", php=php, patience=PATIENCE, nofile=settings.base.service_nofile
     )
     yield File(path=drop_in, content=text)
+    yield confined(ctx, unit, "frontend/php-fpm.sandbox.conf.j2")
     # Modules are links there, made by their packages; a file is somebody's own.
     yield Only(
         query=Query(

@@ -15,6 +15,7 @@ from deploy.model.fleet import Context
 from deploy.model.resources import File, Package, Resource, Unit
 from deploy.model.ways import Way
 from deploy.roles import graceful
+from deploy.roles.common import confined
 from deploy.roles.haproxy import loaded
 from deploy.roles.proven import built
 from deploy.roles.redis import INSTANCES
@@ -81,5 +82,6 @@ def desired(ctx: Context) -> Iterable[Resource]:
         path=CONFIG, content=text, group="haproxy", mode=0o640, secret=True,
         check='said=$(haproxy -c -f "$CANDIDATE" 2>&1) || { printf "%s\\n" "$said" | sed "/password/d"; exit 1; }',
     )  # fmt: skip
+    yield confined(ctx, UNIT, "proxy/sandbox.conf.j2")
     yield Unit(name=UNIT, rolling=True, reload_files=(CONFIG,))
     yield from loaded(ctx, "haproxy", UNIT, SOCKET, CONFIG, build)

@@ -287,7 +287,9 @@ def _files(ctx: Context) -> Iterator[Resource]:
         secret=True,
     )  # fmt: skip
     yield Directory(path=f"/etc/systemd/system/{UNIT}.d")
-    yield File(path=LIMITS, content=ctx.render("rabbitmq/limits.conf.j2", nofile=ctx.settings.base.service_nofile))
+    base = ctx.settings.base
+    text = ctx.render("rabbitmq/limits.conf.j2", nofile=base.service_nofile, sandbox=base.sandbox)
+    yield File(path=LIMITS, content=text)
     yield File(
         path=CURL_FILE, content=f'user = "{ADMIN}:{ctx.secret("rabbitmq/admin")}"\n', mode=0o400, secret=True
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The folder of the keys and the CA's certificate, where the spec has them."""
+"""The folder of the keys, the CA's certificate and its revocation list, where the spec has them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from collections.abc import Iterable
 
 from deploy.model.catalog import SSL_DIR
 from deploy.model.fleet import Context
-from deploy.model.resources import Directory, File, Resource
-from deploy.roles.common import CA_FILE
+from deploy.model.resources import Directory, File, Resource, Revocations
+from deploy.roles.common import CA_FILE, CRL_FILE
 
 
 def desired(ctx: Context) -> Iterable[Resource]:
     yield Directory(path=SSL_DIR)
     yield File(path=CA_FILE, content=ctx.authority)
+    yield Revocations(
+        path=CRL_FILE, content=ctx.revocations, due=ctx.revocations_due,
+        check='openssl crl -in "$CANDIDATE" -noout',
+    )  # fmt: skip

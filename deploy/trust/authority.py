@@ -5,6 +5,9 @@
     ca.key.recipients whom the key is encrypted to
     index.jsonl       the issuance journal
     issued/SERIAL.crt every certificate issued
+    revoked.jsonl     the journal of revocations: what counts
+    ca.crl            the list signed from it: what the hosts load; signed anew when it is behind, lost or damaged
+    ca.offline        in place of the key and its recipients: the key is on another machine (see exchange.py)
 
 A certificate under this root proves membership of the fleet, not permission: servers check the role
 (OU) as well.
@@ -16,9 +19,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
@@ -34,12 +37,13 @@ from deploy.errors import FleetError
 from deploy.trust import files, journal, signing
 from deploy.trust.certificates import CertificateInfo, LeafProfile, describe, parse_certificate
 from deploy.trust.identities import Identity
-from deploy.trust.journal import IssuanceRecord
+from deploy.trust.journal import IssuanceRecord, Revocation
 from deploy.trust.recipients import parse_recipients, write_sidecar
+from deploy.trust.revocation import REASONS, RevocationList, read_list, sign_list
 from deploy.trust.sealing import looks_sealed, seal, unseal
 
-CERTIFICATE, KEY, SIDECAR, JOURNAL, ISSUED = (
-    "ca.crt", "ca.key.age", "ca.key.recipients", "index.jsonl", "issued",
+CERTIFICATE, KEY, SIDECAR, JOURNAL, ISSUED, REVOKED, LIST, OFFLINE = (
+    "ca.crt", "ca.key.age", "ca.key.recipients", "index.jsonl", "issued", "revoked.jsonl", "ca.crl", "ca.offline",
 )  # fmt: skip
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
@@ -84,8 +88,12 @@ class Authority:
                     files.write_atomic(draft / KEY, sealed, files.PRIVATE)
                     write_sidecar(draft / SIDECAR, parsed)
                     files.write_atomic(draft / JOURNAL, b"", files.PUBLIC)
-                    files.write_atomic(draft / ".gitignore", b"/.lock\n/.*.tmp\n", files.PUBLIC)
+                    files.write_atomic(draft / ".gitignore", b"/.lock\n/.*.tmp\n/.ca-*\n", files.PUBLIC)
                     (draft / ISSUED).mkdir(mode=files.PRIVATE_DIRECTORY)
+                    now = datetime.now(UTC)
+                    # From the beginning, so that the first revocation changes no configuration.
+                    empty = sign_list((), _number(now), certificate, key, now, days)
+                    files.write_atomic(draft / LIST, empty.encode(), files.PUBLIC)
                     pem = certificate.public_bytes(Encoding.PEM)
                     files.write_atomic(draft / CERTIFICATE, pem, files.PUBLIC)
                     os.rename(draft, directory)
@@ -108,9 +116,10 @@ class Authority:
                 hint=f"Run `fleet secrets init {directory.resolve().parent.name}`.",
             )
         hint = "Restore the directory from version control; a part of an authority cannot be made up for."
+        away = (directory / OFFLINE).exists()
         blobs = {
             name: files.read_bytes(directory / name, expected="a part of the certificate authority", hint=hint)
-            for name in (CERTIFICATE, KEY, SIDECAR, JOURNAL)
+            for name in ((CERTIFICATE, JOURNAL) if away else (CERTIFICATE, KEY, SIDECAR, JOURNAL))
         }
         path = directory / CERTIFICATE
         certificate = parse_certificate(blobs[CERTIFICATE].decode("utf-8", errors="replace"), str(path))
@@ -121,7 +130,7 @@ class Authority:
                 expected="the root certificate",
                 hint=hint,
             )
-        if not looks_sealed(blobs[KEY]):
+        if not away and not looks_sealed(blobs[KEY]):
             raise FleetError(
                 subject=str(directory / KEY),
                 found="a file that is not encrypted with age",
@@ -130,9 +139,85 @@ class Authority:
             )
         return cls(directory, certificate)
 
+    @property
+    def offline(self) -> bool:
+        """Whether its key is on another machine, and here is only asked and answered."""
+        return (self.directory / OFFLINE).exists()
+
     def journal(self) -> tuple[IssuanceRecord, ...]:
         """What was issued, oldest first; FleetError when the journal is damaged."""
         return journal.read(self.directory / JOURNAL)
+
+    def revocations(self) -> Mapping[str, Revocation]:
+        """What was revoked, by serial, oldest first; FleetError when the journal is damaged."""
+        found: dict[str, Revocation] = {}
+        for item in journal.read_revocations(self.directory / REVOKED):
+            found.setdefault(item.serial, item)
+        return found
+
+    def revoke(self, serials: Sequence[str], reason: str, by: str = "") -> tuple[Revocation, ...]:
+        """Record that these certificates count no more. It takes no key: the list is signed afterwards.
+
+        reason: one of revocation.REASONS. What is revoked already stays as it is and is not returned.
+
+        Raises:
+            FleetError: a serial that this authority never issued, or no such reason; nothing is recorded then.
+        """
+        if reason not in REASONS:
+            raise FleetError(subject="reason", found=repr(reason), expected=f"one of {', '.join(REASONS)}")
+        with files.locked(self.directory / ".lock"):
+            issued = {record.serial for record in self.journal()}
+            for serial in serials:
+                if serial not in issued:
+                    raise FleetError(
+                        subject=f"certificate {serial}", found="no such serial in the journal",
+                        expected=f"one that {self.info.common_name} issued", hint="fleet pki status shows the serials",
+                    )  # fmt: skip
+            known = self.revocations()
+            moment = datetime.now(UTC).isoformat(timespec="seconds")
+            who = by or signing.local_user()
+            fresh = tuple(Revocation(serial, reason, moment, who) for serial in dict.fromkeys(serials))
+            fresh = tuple(item for item in fresh if item.serial not in known)
+            for item in fresh:
+                journal.append(self.directory / REVOKED, item)
+        return fresh
+
+    def list_pem(self) -> str:
+        """The revocation list as it is on the disk, fit or not; empty when there is none."""
+        path = self.directory / LIST
+        if not path.exists():
+            return ""
+        return files.read_bytes(path, expected="the revocation list", hint="").decode("ascii", errors="replace")
+
+    def revocation_list(self) -> RevocationList:
+        """What it says. Raises FleetError when it is missing or damaged, or another authority's."""
+        return read_list(self.list_pem(), self.certificate, str(self.directory / LIST))
+
+    def list_due(self, now: datetime, renew_days: int) -> str:
+        """Why another list is to be signed, empty if none is: there is none that can be used, it lacks a revocation,
+        or fewer than `renew_days` days of it are left. One that ends with its authority cannot be had for longer, and
+        under one that has ended nobody is accepted anyway.
+        """
+        if now >= self.info.not_after:
+            return ""
+        try:
+            have = self.revocation_list()
+        except FleetError as error:
+            return error.found if self.list_pem() else "there is none yet"
+        if missing := self._revoked(now) - have.serials:
+            return f"{len(missing)} revoked since"
+        longest = self.info.not_after - timedelta(hours=1)
+        if have.next_update - now < timedelta(days=renew_days) and have.next_update < longest:
+            return f"ends {have.next_update:%Y-%m-%d}"
+        return ""
+
+    def _revoked(self, now: datetime) -> frozenset[str]:
+        """Serials that a list has to name: an expired certificate needs no revocation."""
+        revoked = self.revocations()
+        if not revoked:
+            return frozenset()
+        limit = (now - timedelta(days=1)).isoformat()
+        return frozenset(record.serial for record in self.journal() if record.not_after >= limit) & frozenset(revoked)
 
     def issued_pem(self, serial: str) -> str:
         """The certificate with that serial (hex as in the journal); FleetError when it is not kept here."""
@@ -156,6 +241,12 @@ class Authority:
 
     def _key(self, identities: Sequence[Identity]) -> RSAPrivateKey:
         path = self.directory / KEY
+        if self.offline:
+            raise FleetError(
+                subject=f"authority {self.info.common_name}", found=f"a key that is on another machine ({OFFLINE})",
+                expected="its key, for this",
+                hint="fleet pki requests, fleet pki sign there, fleet pki accept: so it signs without being here",
+            )  # fmt: skip
         blob = files.read_bytes(path, expected="the authority's encrypted key", hint="Restore it.")
         plain = unseal(blob, identities, path=path, sidecar=self.directory / SIDECAR)
         key = None
@@ -210,6 +301,27 @@ class Signer:
             (directory / ISSUED).mkdir(mode=files.PRIVATE_DIRECTORY, exist_ok=True)  # git keeps no empty one
             files.write_atomic(directory / ISSUED / f"{info.serial}.crt", pem, files.PUBLIC)
         return pem.decode()
+
+    def sign_list(self, days: int, now: datetime | None = None) -> str:
+        """Sign a revocation list from the journal, good for `days` (never beyond the authority's end), and keep it."""
+        moment = now or datetime.now(UTC)
+        authority = self.authority
+        with files.locked(authority.directory / ".lock"):
+            try:
+                number = authority.revocation_list().number + 1
+            except FleetError:
+                number = 0
+            wanted = authority._revoked(moment)
+            revoked = [item for item in authority.revocations().values() if item.serial in wanted]
+            number = max(number, _number(moment))
+            pem = sign_list(revoked, number, authority.certificate, self._key, moment, days)
+            files.write_atomic(authority.directory / LIST, pem.encode(), files.PUBLIC)
+        return pem
+
+
+def _number(now: datetime) -> int:
+    """Of a revocation list: milliseconds since 1970, so that it rises even where the list before it is lost."""
+    return int(now.timestamp() * 1000)
 
 
 def _key_der(key: RSAPrivateKey) -> bytes:

@@ -76,7 +76,7 @@ def issue(
             subject="certificate authority",
             found=f"valid from {root.not_valid_before_utc:%F %T} to {root.not_valid_after_utc:%F %T} UTC",
             expected=f"valid at {now:%F %T} UTC",
-            hint="Check the controller's clock; if the authority has expired, rotate to a new one.",
+            hint="Check the controller's clock; if the authority has expired: fleet pki roll-ca.",
         )
     issuer_id = root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     builder = (

@@ -40,7 +40,8 @@ define('OMEGAUP_RABBITMQ_VHOST', '/');
 define('OMEGAUP_GRADER_URL', 'https://grader:21680');
 define('OMEGAUP_GITSERVER_URL', 'https://gitserver:33861');
 
-// Holds frontend.crt, frontend.key and ca.crt, readable by the pool's user. Read at each request: a rotation needs no reload.
+// Holds frontend.crt, frontend.key, ca.crt and ca.crl (what the CA revoked), readable by the pool's user. Read at each
+// request: a rotation needs no reload.
 define('OMEGAUP_SSL_DIR', '/etc/omegaup/ssl');
 
 // define('OMEGAUP_RATE_LIMIT', 60);                 // POST /submit per address and minute

@@ -21,7 +21,8 @@ folder = Path(str(host.data.inventory))
 fleet = fleet_of(state.inventory, folder.name)
 keys = open_keys(folder)
 spec = fleet.host(host.name)
-context = desired.context(fleet, spec, Live.first_boot(fleet), keys.authority.certificate_pem, keys.secret)
+trusted = keys.authorities
+context = desired.context(fleet, spec, Live.first_boot(fleet), trusted.bundle, keys.secret, trusted.lists)
 wanted = desired.host_state(context)
 
 apt.packages(name="packages", packages=[item.name for item in wanted.resources if isinstance(item, Package)])

@@ -66,11 +66,12 @@ def undone(host: str, script: str) -> Iterator[None]:
 
 
 def test_unreachable_host() -> None:
-    lab.stop(SPEC, "mon1")
+    """A web host: nothing keeps a connection to it. Senders of logs start anew when the store's host goes."""
+    lab.stop(SPEC, "web2")
     try:
-        refused("apply", says=("mon1: SSH to",), hosts=("web1", "data1", "app1"))
+        refused("apply", says=("web2: SSH to",), hosts=("web1", "data1", "app1"))
     finally:
-        lab.start(SPEC, "mon1")
+        lab.start(SPEC, "web2")
 
 
 KNOWN_HOSTS = 'str(LAB / "ssh/known_hosts")'
@@ -343,3 +344,34 @@ def test_change_still_running_on_the_host_is_waited_for() -> None:
     assert fleet("plan", "--limit", "web1").returncode == 0
     assert "left" in on("web1", "ls /run/left")
     on("web1", "rm /run/left")
+
+
+def test_root_can_be_done_without(tmp_path: Path) -> None:
+    """The three steps of docs/hosts.md on one host, and back."""
+    account = '"ssh_user": "operator", "_sudo": True'
+    private = Path(os.environ.get("FLEET_LAB_STATE", "/var/lib/fleet-lab")) / INVENTORY / "ssh/id_ed25519"
+    done = subprocess.run(["ssh-keygen", "-y", "-f", str(private)], text=True, capture_output=True, check=True)
+    key = " ".join(done.stdout.split()[:2])
+    own = {"login": "operator", "operators": [key], "updates": "off"}
+
+    def with_base(name: str, **more: object) -> Path:
+        made = tmp_path / name
+        made.mkdir()
+        inventory = edited(made, ROOT_LOGIN, '"ssh_user": "root"' if name == "root" else account)
+        with (inventory / "group_data/all.py").open("a") as handle:
+            handle.write(f"\nbase = {own | more!r}\n")
+        return inventory
+
+    as_root = with_base("root")
+    with undone("run1", "userdel -r operator; rm -f /etc/sudoers.d/60-fleet"):
+        assert fleet("apply", "--limit", "run1", inventory=as_root).returncode == 0
+        as_operator = with_base("operator")
+        done = fleet("plan", "--limit", "run1", inventory=as_operator)
+        assert done.returncode == 0, done.stdout + done.stderr
+        without = with_base("without", root_login="no")
+        done = fleet("apply", "--limit", "run1", inventory=without)
+        assert done.returncode == 0, done.stdout + done.stderr
+        refused("plan", "--limit", "run1", inventory=as_root, says=("SSH to",))
+        assert "operator from" in on("run1", "tail -n 1 /var/log/fleet/audit.jsonl")
+        assert fleet("apply", "--limit", "run1", inventory=as_operator).returncode == 0
+        assert fleet("apply", "--limit", "run1", inventory=INVENTORY).returncode == 0

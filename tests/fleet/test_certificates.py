@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -80,3 +82,17 @@ def test_authority(host: Host, spec: HostSpec) -> None:
     assert life.days == spec.settings.trust.authority_days
     assert found.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     assert host.run(f"ls {SSL_DIR}/ca.key").rc != 0
+
+
+def test_revocation_list(host: Host) -> None:
+    """Good under the CA, of a week more at least: one that has ended shuts everybody out."""
+    text = host.file(f"{SSL_DIR}/ca.crl").content_string
+    roots = x509.load_pem_x509_certificates(host.file(f"{SSL_DIR}/ca.crt").content_string.encode())
+    assert text.count("BEGIN X509 CRL") == len(roots)
+    for root, part in zip(roots, text.split("-----END X509 CRL-----\n"), strict=False):
+        found = x509.load_pem_x509_crl(f"{part}-----END X509 CRL-----\n".encode())
+        key = root.public_key()
+        assert isinstance(key, RSAPublicKey)
+        assert found.is_signature_valid(key)
+        assert found.next_update_utc is not None
+        assert found.next_update_utc > datetime.now(UTC) + timedelta(days=7)

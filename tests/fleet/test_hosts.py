@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from testinfra.host import Host
 
 from deploy.model.catalog import ANYONE, PROXY_ADDRESS, RELEASES
 from deploy.model.fleet import Fleet, HostSpec
+from deploy.model.records import HOST_FILE, HOST_FOLDER, HOST_GROUP, HOST_MODE, parse
 from deploy.model.resources import PREVIOUS
+from deploy.roles.logins import ALLOWED, SUDOERS
+from deploy.roles.updates import LEFT_TO_ROLL
 from tests.fleet.conftest import waived
 
 SYSTEM_PORTS = {22, 53, 5355, 68}
@@ -100,6 +105,19 @@ def test_sshd_runs_hardened(host: Host, spec: HostSpec) -> None:
     assert values["kbdinteractiveauthentication"] == "no"
     assert values["permitrootlogin"] in {"without-password", "prohibit-password", "no"}
     assert values["x11forwarding"] == "no"
+    assert values["authenticationmethods"] == "publickey"
+    assert (values["permitrootlogin"] == "no") == (spec.settings.base.root_login == "no")
+    for option in ("kexalgorithms", "ciphers", "macs", "hostkeyalgorithms"):
+        assert not re.search(r"sha1|nistp|cbc|group14|hmac-sha2-\d+(,|$)", values[option]), values[option]
+
+
+def test_only_the_deployments_commands_become_root(host: Host, spec: HostSpec) -> None:
+    if spec.settings.base.login == "root":
+        pytest.skip("operators log in as root")
+    rule = host.file(SUDOERS)
+    assert (rule.user, rule.group, rule.mode) == ("root", "root", 0o440)
+    said = host.check_output(f"sudo -l -U {spec.settings.base.login}")
+    assert all(f"NOPASSWD: {command}" in said.replace("\\", "") for command in ALLOWED), said
 
 
 def test_operators_may_log_in_by_their_keys(host: Host, spec: HostSpec) -> None:
@@ -176,3 +194,23 @@ def test_limits_hold_on_the_running_process(host: Host, spec: HostSpec) -> None:
             assert int(line.split()[3]) >= 10032
         else:
             assert int(line.split()[3]) >= spec.settings.base.service_nofile
+
+
+def test_the_audit_trail_is_for_root_and_administrators(host: Host, spec: HostSpec) -> None:
+    folder, trail = host.file(HOST_FOLDER), host.file(HOST_FILE)
+    assert (folder.user, folder.group, folder.mode) == ("root", HOST_GROUP, 0o750)
+    assert (trail.user, trail.group, trail.mode) == ("root", HOST_GROUP, HOST_MODE)
+    lines = parse(trail.content_string.splitlines())
+    assert {"begin", "end"} <= {line["event"] for line in lines}
+    assert any("SHA256:" in line["login"] for line in lines), "whose key it was, as sshd says"
+
+
+def test_unattended_updates_leave_the_servers_alone(host: Host, spec: HostSpec) -> None:
+    """As apt reads it there, all files together."""
+    said = host.check_output("apt-config dump")
+    if spec.settings.base.updates == "off":
+        assert 'APT::Periodic::Unattended-Upgrade "0";' in said
+        return
+    assert 'APT::Periodic::Unattended-Upgrade "1";' in said
+    assert 'Unattended-Upgrade::Automatic-Reboot "false";' in said
+    assert re.findall(r'^Unattended-Upgrade::Package-Blacklist:: "(.*)";$', said, flags=re.M) == list(LEFT_TO_ROLL)

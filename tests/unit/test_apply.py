@@ -26,7 +26,8 @@ OWED = Step(host="data1", resource=Unit(name="a.service"), step=StepClass.RESTAR
 def session(before: list[Step], after: list[Step], done: list[tuple[str, str]], kept: tuple[str, ...] = ()) -> Any:
     seen = Snapshot("data1", HostFactsSeen("debian", "12", 1, 1, kept=kept))
     run: Any = SimpleNamespace(
-        acted=[], failures=[], hosts={"data1": None}, targets=frozenset(), remaining=dict, snapshots={"data1": seen}
+        acted=[], failures=[], hosts={"data1": None}, targets=frozenset(), remaining=dict, snapshots={"data1": seen},
+        only=None,
     )  # fmt: skip
     run.plan = lambda: {"data1": after if run.acted else before}
     run.steps = lambda name: run.plan()[name]

@@ -35,6 +35,7 @@ NOT_IN_A_PLAN = {
     "trust.key_type": "a new certificate: waived here",
     "trust.leaf_days": "a new certificate: waived here",
     "trust.renew_days": "when a certificate counts as due",
+    "trust.crl_days": "read when a revocation list is signed",
     "base.disk_reserve": "read by the look",
     "frontend.fpm_child_memory": "read by the checks of the inventory",
     "mysql.max_allowed_packet": "rounded to whole KiB",

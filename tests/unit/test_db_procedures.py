@@ -54,6 +54,9 @@ class Found(Members):
     def without_server(self, name: str) -> None:
         self.ask(name, "without_server")
 
+    def touch(self) -> None:
+        """The audit trail is not theirs to prove."""
+
     def steps(self) -> list[tuple[str, ...]]:
         return [(name, words[0]) for name, *words in self.asked]
 

@@ -13,7 +13,7 @@ from deploy.model.catalog import ANYONE, CATALOG, Tls
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-COMMANDS = sorted(set(re.findall(r"\./fleet ((?:lab |secrets |db |queue )?[a-z]+)", README)))
+COMMANDS = sorted(set(re.findall(r"\./fleet ((?:lab |secrets |db |queue |pki )?[a-z-]+)", README)))
 TARGETS = sorted(set(re.findall(r"(?:^    |`)make ([a-z]+)", README, flags=re.M)))
 
 

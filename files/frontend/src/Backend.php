@@ -44,6 +44,7 @@ final class Backend
             CURLOPT_SSLCERT => Config::ssl('frontend.crt'),
             CURLOPT_SSLKEY => Config::ssl('frontend.key'),
             CURLOPT_CAINFO => Config::ssl('ca.crt'),
+            CURLOPT_CRLFILE => Config::ssl('ca.crl'),
             // Both are libcurl's defaults; said here so that nobody reads their absence as an omission.
             CURLOPT_SSL_VERIFYPEER => true,
             CURLOPT_SSL_VERIFYHOST => 2,
@@ -65,6 +66,11 @@ final class Backend
             ]);
         }
         $response = curl_exec($curl);
+        if ($response === false && curl_errno($curl) === 58) {
+            // Key and certificate are read by their names: a renewal came between the two. Nothing was sent yet.
+            usleep(50_000);
+            $response = curl_exec($curl);
+        }
         if (!is_string($response)) {
             throw $this->unreachable(curl_errno($curl), curl_error($curl));
         }
@@ -79,8 +85,9 @@ final class Backend
             CURLE_COULDNT_RESOLVE_HOST => new HttpException(503, "{$this->name}: name not resolved"),
             CURLE_COULDNT_CONNECT => new HttpException(503, "{$this->name}: connection refused"),
             CURLE_OPERATION_TIMEDOUT => new HttpException(503, "{$this->name}: timeout"),
-            // 35 handshake, 58 our certificate, 60 (and 51) theirs, 77 the CA file: waiting does not mend these.
-            35, 51, 58, 60, 77 => new HttpException(502, "{$this->name}: TLS failure"),
+            // 35 handshake, 58 our certificate, 60 (and 51) theirs, 77 the CA file, 82 the revocation list: waiting does
+            // not mend these.
+            35, 51, 58, 60, 77, 82 => new HttpException(502, "{$this->name}: TLS failure"),
             // With TLS 1.3 a refused client certificate shows up only here, as an alert or, when the peer's reset
             // overtakes it, as a connection that was lost.
             CURLE_RECV_ERROR, CURLE_SEND_ERROR, CURLE_GOT_NOTHING =>

@@ -22,7 +22,8 @@ HOUR = 3600
 class Listen:
     """Where to listen. Port 0 asks the kernel for a free one (tests)."""
 
-    host: str = "0.0.0.0"  # noqa: S104 - which networks may connect is the firewall's and the certificates' matter
+    # Which networks may connect is the firewall's and the certificates' matter.
+    host: str = "0.0.0.0"  # noqa: S104  # nosec B104
     port: int = limits(0, 65535)
 
 

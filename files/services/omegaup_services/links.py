@@ -108,7 +108,8 @@ class Delays:
         """Seconds to wait after one more failure."""
         ceiling = min(self._backoff.max_seconds, self._backoff.initial_seconds * 2.0 ** min(self._failures, 32))
         self._failures += 1
-        return random.uniform(min(self._backoff.initial_seconds / 2, ceiling), ceiling)  # noqa: S311 - no secret
+        # No secret: so that not all come back at once.
+        return random.uniform(min(self._backoff.initial_seconds / 2, ceiling), ceiling)  # noqa: S311  # nosec B311
 
     def reset(self) -> None:
         self._failures = 0

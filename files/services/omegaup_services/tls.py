@@ -80,7 +80,7 @@ def _load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
             raise ConfigError(f"{path}: cannot be read: {_reason(error)}") from None
     try:
         # The empty password keeps OpenSSL from asking at a terminal for that of an encrypted key.
-        context.load_cert_chain(str(certificate), str(key), password="")
+        context.load_cert_chain(str(certificate), str(key), password="")  # nosec B106
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"{certificate} with {key}: not a usable pair: {_reason(error)}") from None
 

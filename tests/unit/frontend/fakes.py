@@ -68,6 +68,7 @@ class Authority:
             x509.BasicConstraints(ca=True, path_length=0), critical=True
         )
         self._write(directory / "ca.crt", certificate)
+        self.revoke()
 
     def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.UTC)
@@ -84,6 +85,19 @@ class Authority:
     def _write(self, path: Path, builder: x509.CertificateBuilder) -> None:
         certificate = builder.sign(self._key, hashes.SHA256())
         path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+    def revoke(self, *serials: int) -> None:
+        """The list of what counts no more, with these alone."""
+        now = datetime.datetime.now(datetime.UTC)
+        builder = (
+            x509.CertificateRevocationListBuilder().issuer_name(self._name).last_update(now)
+            .next_update(now + datetime.timedelta(hours=1))
+        )  # fmt: skip
+        for serial in serials:
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+            builder = builder.add_revoked_certificate(entry)
+        pem = builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        (self.directory / "ca.crl").write_bytes(pem)
 
     def issue(self, name: str, usage: x509.ObjectIdentifier, address: str = HOST) -> tuple[Path, Path]:
         """`name`.crt and `name`.key in the directory."""

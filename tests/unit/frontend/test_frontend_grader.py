@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from tests.unit.frontend.fakes import Authority
 from tests.unit.frontend.support import Shared, World
@@ -49,6 +52,42 @@ def test_grader_with_another_name_is_refused(world: World) -> None:
     assert grader.seen == []
 
 
+def test_grader_whose_certificate_was_revoked_is_refused(world: World) -> None:
+    pair = world.authority.server()
+    grader = world.grader(pair=pair)
+    grader.answers["/submission/status/a"] = (200, {"state": "new"})
+    site = world.site()
+    assert site.get("/submission/a").status == 200
+    seen = len(grader.seen)
+    serial = x509.load_pem_x509_certificate(pair[0].read_bytes()).serial_number
+    world.authority.revoke(serial)
+    assert site.get("/submission/a").status == 502
+    assert len(grader.seen) == seen
+    world.authority.revoke()
+    assert site.get("/submission/a").status == 200
+    # A list that is gone is no leave to trust everybody.
+    (world.authority.directory / "ca.crl").unlink()
+    try:
+        assert site.get("/submission/a").status == 502
+    finally:
+        world.authority.revoke()
+
+
+def test_a_renewal_between_key_and_certificate_fails_no_request(world: World, tmp_path: Path) -> None:
+    grader = world.grader()
+    grader.answers["/submission/status/a"] = (200, {"state": "new"})
+    mine = tmp_path / "mine"
+    shutil.copytree(world.authority.directory, mine)
+    pairs = [tuple(path.read_bytes() for path in world.authority.client(name)) for name in ("first", "second")]
+    site = world.site(OMEGAUP_SSL_DIR=str(mine))
+    for certificate, key in (*pairs, *pairs):
+        (mine / "frontend.key").write_bytes(key)
+        late = threading.Timer(0.02, (mine / "frontend.crt").write_bytes, (certificate,))
+        late.start()
+        assert site.get("/submission/a").status == 200
+        late.join()
+
+
 def test_grader_that_does_not_trust_us(world: World, tmp_path: Path) -> None:
     other = Authority(tmp_path / "other", "other CA")
     grader = world.grader(trusted=other.directory / "ca.crt")
@@ -64,7 +103,8 @@ def test_rotated_certificate_is_used_without_restart(world: World, tmp_path: Pat
     grader.answers["/submission/status/a"] = (200, {"state": "new"})
     mine = tmp_path / "mine"
     mine.mkdir()
-    (mine / "ca.crt").write_bytes((world.authority.directory / "ca.crt").read_bytes())
+    for name in ("ca.crt", "ca.crl"):
+        (mine / name).write_bytes((world.authority.directory / name).read_bytes())
     site = world.site(OMEGAUP_SSL_DIR=str(mine))
     for name in ("first", "second"):
         certificate, key = world.authority.client(name)

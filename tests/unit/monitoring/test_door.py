@@ -49,6 +49,7 @@ class Authority:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "CA")])
         self._write("ca", self._sign(self.name, self.key, x509.BasicConstraints(ca=True, path_length=None), None), None)
+        self.revoke()
 
     def _sign(
         self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, basic: x509.BasicConstraints,
@@ -70,6 +71,18 @@ class Authority:
         if key:
             pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
             (self.folder / f"{name}.key").write_bytes(pem)
+
+    def revoke(self, *roles: str) -> None:
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateRevocationListBuilder().issuer_name(self.name).last_update(now - timedelta(hours=1))
+            .next_update(now + timedelta(hours=1))
+        )  # fmt: skip
+        for role in roles:
+            serial = x509.load_pem_x509_certificate((self.folder / f"{role}.crt").read_bytes()).serial_number
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+            builder = builder.add_revoked_certificate(entry)
+        (self.folder / "ca.crl").write_bytes(builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
     def make(self, role: str, usage: x509.ObjectIdentifier) -> None:
         key = ec.generate_private_key(ec.SECP256R1())

@@ -15,12 +15,13 @@ from deploy.converge.inventory import folder
 from deploy.errors import FleetError
 from deploy.procedures import people
 from deploy.roles.door import OPERATOR
+from deploy.trust.authorities import Authorities
 from deploy.trust.authority import Authority, Signer
 
 
 @pytest.fixture
 def opened(authority: Authority, signer: Signer, monkeypatch: pytest.MonkeyPatch) -> Authority:
-    keys = Keys(None, authority, lambda: signer)  # type: ignore[arg-type]
+    keys = Keys(None, Authorities.only(authority), lambda _: signer)  # type: ignore[arg-type]
     monkeypatch.setattr(people, "open_keys", lambda *_, **__: keys)
     return authority
 

@@ -60,6 +60,7 @@ def test_the_directory_holds_no_plain_key_and_has_tight_modes(authority: Authori
         "ca.crt": 0o644,
         "ca.key.age": 0o600,
         "ca.key.recipients": 0o644,
+        "ca.crl": 0o644,
         "index.jsonl": 0o644,
         "issued": 0o700,
         ".gitignore": 0o644,
