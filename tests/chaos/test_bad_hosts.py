@@ -348,11 +348,11 @@ def test_change_still_running_on_the_host_is_waited_for() -> None:
 
 def test_root_can_be_done_without(tmp_path: Path) -> None:
     """The three steps of docs/hosts.md on one host, and back."""
-    account = '"ssh_user": "operator", "_sudo": True'
+    account = '"ssh_user": "deployer", "_sudo": True'
     private = Path(os.environ.get("FLEET_LAB_STATE", "/var/lib/fleet-lab")) / INVENTORY / "ssh/id_ed25519"
     done = subprocess.run(["ssh-keygen", "-y", "-f", str(private)], text=True, capture_output=True, check=True)
     key = " ".join(done.stdout.split()[:2])
-    own = {"login": "operator", "operators": [key], "updates": "off"}
+    own = {"login": "deployer", "operators": [key], "updates": "off"}
 
     def with_base(name: str, **more: object) -> Path:
         made = tmp_path / name
@@ -363,7 +363,7 @@ def test_root_can_be_done_without(tmp_path: Path) -> None:
         return inventory
 
     as_root = with_base("root")
-    with undone("run1", "userdel -r operator; rm -f /etc/sudoers.d/60-fleet"):
+    with undone("run1", "userdel -r deployer; rm -f /etc/sudoers.d/60-fleet"):
         assert fleet("apply", "--limit", "run1", inventory=as_root).returncode == 0
         as_operator = with_base("operator")
         done = fleet("plan", "--limit", "run1", inventory=as_operator)
@@ -372,6 +372,6 @@ def test_root_can_be_done_without(tmp_path: Path) -> None:
         done = fleet("apply", "--limit", "run1", inventory=without)
         assert done.returncode == 0, done.stdout + done.stderr
         refused("plan", "--limit", "run1", inventory=as_root, says=("SSH to",))
-        assert "operator from" in on("run1", "tail -n 1 /var/log/fleet/audit.jsonl")
+        assert "deployer from" in on("run1", "tail -n 1 /var/log/fleet/audit.jsonl")
         assert fleet("apply", "--limit", "run1", inventory=as_operator).returncode == 0
         assert fleet("apply", "--limit", "run1", inventory=INVENTORY).returncode == 0
