@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("begun_well")
 WATCHER = the_fleet().members("monitoring")[0].name
 API = f"http://127.0.0.1:{SERVICES['monitoring'].port('prometheus').number}/api/v1"
 PANELS = [(board, panel) for board in dashboards(the_fleet()) for panel in board.panels]
-WARM = 90
+WARM = 30
 """Seconds of load before the questions are asked: rates over five minutes need a few scrapes."""
 
 

@@ -130,6 +130,7 @@ def growing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Growing]:
     lab.down(fresh.spec)
 
 
+@pytest.mark.thorough
 def test_everything_on_one_host(growing: Growing) -> None:
     """The other inventory as it is, from nothing, by a newcomer's command."""
     growing.members(FIRST)

@@ -223,9 +223,21 @@ CASES: tuple[Case, ...] = (
         redis="cache",
     ),
     Case(
-        "RedisReplicasMissing", members("redis_connected_slaves", {"data1": 1, "data2": 0}, redis="cache"),
-        members("redis_connected_slaves", {"data1": 2, "data2": 0}, redis="cache"), {"redis": "cache"},
-        "Redis cache: 1 of 2 replicas follow",
+        "RedisReplicasMissing",
+        members("redis_connected_slaves", {"data1": 1, "data2": 0}, redis="cache")
+        | members("redis_instance_info", {"data1": 1}, redis="cache", role="master"),
+        members("redis_connected_slaves", {"data1": 2, "data2": 0}, redis="cache")
+        | members("redis_instance_info", {"data1": 1}, redis="cache", role="master"),
+        {"redis": "cache"}, "Redis cache: 1 of 2 replicas follow",
+    ),
+    # The primary's exporter is what is missing: replicas have none of their own, and say nothing about it.
+    Case(
+        "RedisReplicasMissing",
+        members("redis_connected_slaves", {"data1": 0, "data2": 0}, redis="cache")
+        | members("redis_instance_info", {"data1": 1}, redis="cache", role="master"),
+        members("redis_connected_slaves", {"data1": 0, "data2": 0}, redis="cache")
+        | members("redis_instance_info", {"data1": 1, "data2": 1}, redis="cache", role="slave"),
+        {"redis": "cache"}, "Redis cache: 0 of 2 replicas follow",
     ),
     one(
         "RedisLinkDown", "redis_master_link_up", 0, 1, "data1: Redis cache is cut off from its primary 10.0.0.9 (0)",
