@@ -169,7 +169,8 @@ find {COMPARED} -xdev {left_out} -type f -print0 | xargs -0 grep -lIE '{words}' 
 TWINS = {"web2": "web1", "data3": "data2"}
 
 
-@pytest.mark.parametrize(("victim", "kills"), [("web2", 4), pytest.param("data3", 6, marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize(("victim", "kills"), [("web2", 4), ("data3", 6)])
 def test_first_deploy_killed_again_and_again(victim: str, kills: int) -> None:
     """Right after a phase has ended, or soon after that; each run goes on where the last one died."""
     chance = random.Random(f"{SEED}-{victim}")

@@ -151,6 +151,7 @@ def test_a_revoked_certificate_is_refused_by_every_verifier_within_a_minute() ->
     assert {one["serial"] for one in report["taken"]} <= {one["serial"] for one in again["taken"]}
 
 
+@pytest.mark.thorough
 def test_a_certificate_in_use_is_replaced_before_it_is_refused() -> None:
     with visiting("web1") as visits:
         time.sleep(2)
@@ -162,6 +163,7 @@ def test_a_certificate_in_use_is_replaced_before_it_is_refused() -> None:
     verified()
 
 
+@pytest.mark.thorough
 def test_without_the_list_a_port_takes_what_is_revoked() -> None:
     """The twin: it is the list that refuses. One door loses it, and takes again what every other refuses."""
     host, service, port = next(target for target in TARGETS if target[1].name == "door")
@@ -199,6 +201,7 @@ def test_every_certificate_is_renewed_and_nobody_notices(turn: int) -> None:
     assert differs() == 0
 
 
+@pytest.mark.thorough
 def test_a_renewal_that_was_killed_is_finished_by_the_next() -> None:
     before = {(port["host"], port["service"]): port["disk"] for port in verified()["ports"]}
     killed(9, "renew", "--all")
@@ -242,6 +245,7 @@ def test_a_change_of_the_ca_that_is_killed_again_and_again_comes_to_its_end() ->
     verified()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("phase", ["trust", "issue"])
 def test_a_change_that_is_aborted_leaves_what_was(phase: str) -> None:
     before = json.loads(pki("status", "--json").stdout)["roots"]
@@ -253,6 +257,7 @@ def test_a_change_that_is_aborted_leaves_what_was(phase: str) -> None:
     verified()
 
 
+@pytest.mark.thorough
 def test_a_change_stops_at_a_host_that_has_not_got_the_phase() -> None:
     """A port that did not load the new bundle is found by what it refuses, whatever its files say."""
     host = next(target[0].name for target in TARGETS if target[1].name == "door")
@@ -267,6 +272,7 @@ def test_a_change_stops_at_a_host_that_has_not_got_the_phase() -> None:
     assert pki("roll-ca", "--abort").returncode == 0
 
 
+@pytest.mark.thorough
 def test_a_list_that_is_about_to_end_is_signed_again_by_apply() -> None:
     keys = open_keys(folder(INVENTORY))
     keys.signer().sign_list(29)
