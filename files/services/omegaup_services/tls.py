@@ -16,6 +16,9 @@ from typing import Any
 from .config import ClientTls, Tls
 from .schema import ConfigError
 
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""Of TLS 1.2: with forward secrecy, and without block ciphers that are signed before they are encrypted."""
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -56,6 +59,7 @@ def upstream_context(tls: ClientTls) -> ssl.SSLContext:
 
 def _filled(context: ssl.SSLContext, tls: Tls) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(CIPHERS)
     context.options |= ssl.OP_NO_RENEGOTIATION
     _load_ca(context, tls.ca)
     _load_pair(context, tls.certificate, tls.key)
