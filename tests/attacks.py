@@ -59,6 +59,9 @@ def smuggling(method: str, path: str) -> dict[str, bytes]:
     }
 
 
+LENIENT = {"a chunk's end is a line feed"}
+"""What nginx reads as two requests: a line feed ends a line for it. Nothing stands before it that reads otherwise."""
+
 OVERSIZE = 1 << 20
 """Bytes of a header that nobody takes."""
 
