@@ -276,7 +276,7 @@ def closed(one: socket.socket) -> bool:
         return True
 
 
-@pytest.mark.parametrize(("port", "share"), [("door", 64), ("logs", 8), ("page", 32)])
+@pytest.mark.parametrize(("port", "share"), [("door", 64), ("logs", 16), ("page", 32)])
 def test_who_opens_many_keeps_nobody_else_out(opened: tuple[Path, dict[str, int]], port: str, share: int) -> None:
     silent = opened_from("127.0.0.9", opened[1][port], 300)
     try:
