@@ -220,7 +220,7 @@ def _begun(enter: Sequence[str]) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def _told(enter: Sequence[str], orders: str, seconds: float = 300) -> Any:
+def _told(enter: Sequence[str], orders: str, seconds: float = 600) -> Any:
     process = _begun(enter)
     try:
         said, errors = process.communicate(orders, timeout=seconds)

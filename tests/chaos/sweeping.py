@@ -13,7 +13,7 @@ from urllib.parse import quote, quote_plus
 
 from deploy.converge import desired
 from deploy.converge.inventory import folder, open_keys
-from deploy.model.fleet import Live
+from deploy.model.fleet import Context, Live
 from deploy.model.resources import PREVIOUS, ROLLING, File
 from lab import exec_
 from tests.chaos.failover import the_fleet
@@ -66,14 +66,18 @@ class Found:
     """Members of its group beside the owner."""
 
 
-def declared(host: str, secrets: Mapping[str, str]) -> dict[str, File]:
-    """The files of a host that hold a secret, as its desired state says."""
+def context(host: str, secrets: Mapping[str, str]) -> Context:
+    """What roles are asked with, for what they say of this host."""
     keys = open_keys(folder(INVENTORY), profile=the_fleet().profile)
     fleet = the_fleet()
-    context = desired.context(
+    return desired.context(
         fleet, fleet.host(host), Live.first_boot(fleet), keys.authority.certificate_pem, lambda name: secrets[name]
     )
-    every = desired.host_state(context).resources
+
+
+def declared(host: str, secrets: Mapping[str, str]) -> dict[str, File]:
+    """The files of a host that hold a secret, as its desired state says."""
+    every = desired.host_state(context(host, secrets)).resources
     return {one.path: one for one in every if isinstance(one, File) and within(one.content, secrets)}
 
 
