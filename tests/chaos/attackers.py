@@ -164,7 +164,7 @@ async def _hold(place: Place, count: int, tls: ssl.SSLContext | None, say: bytes
                 ending.cancel()
                 waiting.cancel()
             writer.transport.abort()
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(1)
 
     tasks = []
     for _ in range(count):
