@@ -294,6 +294,7 @@ def caller(role: str) -> HostSpec:
     return the_fleet().members(role)[0]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("where", BACKENDS, ids=" ".join)
 def test_what_is_no_json_is_the_senders_fault(where: tuple[str, str]) -> None:
     role, method, path = BACKENDS[where]
@@ -307,6 +308,7 @@ def test_what_is_no_json_is_the_senders_fault(where: tuple[str, str]) -> None:
     assert {name: one[:200] for name, one in answers.items() if not 400 <= (codes(one) or [0])[0] < 500} == {}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("where", BACKENDS, ids=" ".join)
 def test_no_request_hides_in_another(where: tuple[str, str]) -> None:
     role, method, path = BACKENDS[where]
@@ -319,6 +321,7 @@ def test_no_request_hides_in_another(where: tuple[str, str]) -> None:
         assert not {200, 201, 404} & set(codes(answer)), (name, answer[:200])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("where", BACKENDS, ids=" ".join)
 def test_what_is_too_large_is_refused(where: tuple[str, str]) -> None:
     role, method, path = BACKENDS[where]
@@ -331,6 +334,7 @@ def test_what_is_too_large_is_refused(where: tuple[str, str]) -> None:
         assert all(400 <= code < 500 for code in codes(answer)), (name, answer[:200])
 
 
+@pytest.mark.thorough
 def test_no_request_hides_in_another_at_the_doors() -> None:
     """Between HAProxy and what it leads to."""
     monitor = caller("monitoring")
