@@ -233,9 +233,7 @@ def test_no_command_says_a_secret(words: tuple[str, ...]) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(
-    "words", [("pki", "status", "--json"), ("db", "status"), ("queue", "list"), ("secrets", "list")]
-)
+@pytest.mark.parametrize("words", [("pki", "status", "--json"), ("db", "status"), ("queue", "list")])
 def test_no_command_of_a_group_says_a_secret(words: tuple[str, ...]) -> None:
     values = vault()
     done = groups(*words)
