@@ -17,6 +17,7 @@ import pytest
 
 from deploy.converge.inventory import folder
 from deploy.model.scrapes import routes
+from deploy.roles.frontend import CONFIG
 from deploy.trust.masking import Masker
 from lab import exec_
 from lab.paths import LabPaths
@@ -252,15 +253,18 @@ def test_the_controller_keeps_no_secret_in_the_clear() -> None:
 
 
 def test_names_are_shown_and_values_are_not() -> None:
-    """The twin: a plan that has to do with secrets names the file, so that it is not silence that hides them."""
-    host = the_fleet().members("redis")[0].name
+    """The twin: a plan that has to do with secrets names the file, so that it is not silence that hides them.
+
+    PHP reads its configuration at a reload alone, so that a changed one is harmless for a moment.
+    """
+    host = the_fleet().members("frontend")[0].name
     values = vault()
-    path = "/etc/fleet/redis.auth"
-    on(host, f"cp -p {path} {path}.chaos; printf 'another password\\n' >{path}")
+    on(host, f"cp -p {CONFIG} {CONFIG}.chaos; sed -i 's/app/another/' {CONFIG}")
     try:
         done = fleet("plan", "--json", "--limit", host)
     finally:
-        on(host, f"mv {path}.chaos {path}")
+        on(host, f"mv {CONFIG}.chaos {CONFIG}")
     keys = {step["key"] for step in json.loads(done.stdout)["steps"]}
-    assert f"file:{path}" in keys
+    assert f"file:{CONFIG}" in keys
     assert within(done.stdout + done.stderr, values) == set()
+    settled()
