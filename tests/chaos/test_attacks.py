@@ -17,9 +17,10 @@ from contextlib import contextmanager
 import pytest
 
 from deploy.converge.inventory import folder
-from deploy.model.catalog import PROXY_ADDRESS, RELEASES, SERVICES, Tls
+from deploy.model.catalog import PROXY_ADDRESS, RELEASES, SERVICES, SSL_DIR, Tls
 from deploy.model.fleet import HostSpec
 from deploy.roles import door
+from deploy.roles.common import CA_FILE
 from lab import inside
 from tests import attacks
 from tests.chaos import attackers, results
@@ -398,10 +399,10 @@ def test_half_open_connections_do_not_blind_monitoring() -> None:
     ):
         for _ in range(5):
             time.sleep(2)
-            pair_ = "--cacert /etc/omegaup/ssl/ca.crt --cert /etc/omegaup/ssl/monitoring.crt"
+            pair_ = f"--cacert {CA_FILE} --cert {SSL_DIR}/monitoring.crt --key {SSL_DIR}/monitoring.key"
             url = f"https://{keeper.name}:{port('door', 'https')}{PROBES['door', 'https'][1]}"
             said = on(keeper.name, f"curl -s -m 5 --noproxy '*' -o /dev/null -w '%{{http_code}} %{{time_total}}' "
-                                   f"{pair_} --key /etc/omegaup/ssl/monitoring.key {url} || true")  # fmt: skip
+                                   f"{pair_} {url} || true")  # fmt: skip
             code, seconds = said.split()
             assert code == "200"
             assert float(seconds) < BAR

@@ -29,7 +29,6 @@ from tests.chaos.test_mutual_tls import ELSEWHERE, PROBES
 HOSTS = the_fleet().hosts
 NOBODY = "nobody"
 """Who shows no certificate."""
-SSH = 22
 CLOSED, NO_TLS, NOT_ALLOWED, SERVED = "closed", "no handshake", "403", "200"
 TOGETHER = 5
 """Calls that a host makes at a time."""
@@ -201,17 +200,22 @@ def machine() -> Iterator[Stranger]:
         yield found
 
 
+def ssh_ports(host: HostSpec) -> set[int]:
+    """Where anybody may try to log in."""
+    return set() if host.settings.base.ssh_from else set(host.settings.base.ssh_ports)
+
+
 def open_to_anyone(host: HostSpec) -> set[int]:
     """What a machine that is no host of the fleet can connect to."""
     found = {port.number for service in host.services for port in service.ports if ANYONE in port.clients}
-    return found | (set() if host.settings.base.ssh_from else {SSH})
+    return found | ssh_ports(host)
 
 
 def every_port(host: HostSpec) -> set[int]:
     """All numbers that the catalog knows, on whatever host; tools' ranges whole."""
     known = {number for other in HOSTS for number in ports(other)}
     ranges = {n for one in host.services for port in one.ports if port.last for n in range(port.number, port.last + 1)}
-    return known | ranges | {SSH}
+    return known | ranges | set(host.settings.base.ssh_ports)
 
 
 def test_a_machine_without_a_role_gets_in_nowhere(machine: Stranger) -> None:
