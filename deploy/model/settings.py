@@ -335,6 +335,11 @@ class Frontend(Section):
         ge=1 * MIB,
     )
     worker_connections: int = setting(1024, "nginx connections per worker", applies="reload", ge=64, le=65535)
+    address_requests: int = setting(
+        400, "Requests of one address that are in hand at a time on a web host, open streams of events included; one "
+        "more is answered with 429. More than a school behind one address needs, less than worker_connections",
+        applies="reload", ge=8, le=65535,
+    )  # fmt: skip
     request_timeout: Span = setting(
         60.0, "A PHP request is ended after this", applies="reload", unit="seconds", ge=5, le=3600
     )

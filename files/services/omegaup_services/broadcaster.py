@@ -16,7 +16,7 @@ import redis.asyncio
 import redis.exceptions
 from aiohttp import web
 
-from .checks import NAME, matching, only_keys
+from .checks import NAME, NUMBER, matching, only_keys
 from .config import BroadcasterConfig, Events, Redis
 from .health import Unwell
 from .httpd import ApiError, json_object, roles
@@ -106,7 +106,7 @@ class Channels:
         if last_id is None:
             return subscriber, []
         life, _, number = last_id.partition("-")
-        after = int(number) if life == self._life and number.isdecimal() else 0
+        after = int(number) if life == self._life and NUMBER.fullmatch(number) else 0
         return subscriber, [message for at, message in self._history.get(channel, ()) if at > after]
 
     def leave(self, channel: str, subscriber: Subscriber) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 from .httpd import ApiError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NUMBER = re.compile(r"[0-9]{1,18}")
+"""Of at most 18 digits: `isdecimal` also takes other scripts' digits, and more of them than int() reads."""
 LABEL = re.compile(r"[\x21-\x7e]{1,255}")
 
 

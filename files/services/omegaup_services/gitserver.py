@@ -19,7 +19,7 @@ from aiohttp import web
 from .checks import NAME, matching
 from .config import GitserverConfig
 from .health import Unwell
-from .httpd import ApiError, json_object, require_role, roles
+from .httpd import ApiError, body, json_object, require_role, roles
 from .schema import ConfigError
 from .service import Service, service_main
 
@@ -103,7 +103,7 @@ class Gitserver(Service):
 
     async def _put_statement(self, request: web.Request) -> web.Response:
         require_role(request, "frontend")
-        content = await request.read()
+        content = await body(request)
         try:
             content.decode("utf-8")
         except UnicodeDecodeError:

@@ -1,34 +1,31 @@
-"""HTTPS with mutual TLS on aiohttp: who may call which route, errors as JSON, and certificates replaced in
-flight.
-"""
+"""HTTPS with mutual TLS on aiohttp: who may call which route, and errors as JSON."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-import socket
-import ssl
+import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Mapping
+from typing import Any
 
 from aiohttp import web
 
-from .config import Listen
 from .health import Health
+from .listening import Handler
 from .logs import fields
 from .metrics import CONTENT_TYPE, Metrics
 from .tls import peer_name, peer_roles
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Rules = Mapping[str, frozenset[str]]  # prefix of a route's pattern -> roles that may call it
 
-HANDSHAKE_SECONDS = 10.0
-KEEPALIVE_SECONDS = 75.0
-BACKLOG = 512
+BODY_SECONDS = 60.0
+"""Within which the whole body of a request has to come."""
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+"""Told apart in the figures; whatever else a client calls its method is counted as one."""
 
 
 class ApiError(Exception):
@@ -48,15 +45,35 @@ def roles(*names: str) -> frozenset[str]:
     return frozenset(names)
 
 
-async def json_object(request: web.Request) -> dict[str, Any]:
-    """The request's body as a JSON object. Raises ApiError 400."""
+async def body(request: web.Request) -> bytes:
+    """The request's whole body. Raises ApiError 408 when it does not come."""
     try:
-        data = json.loads(await request.read())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        return await asyncio.wait_for(request.read(), BODY_SECONDS)
+    except TimeoutError:
+        raise ApiError(408, f"the body did not come within {BODY_SECONDS:g} s") from None
+
+
+async def json_object(request: web.Request) -> dict[str, Any]:
+    """The request's body as a JSON object (RFC 8259: UTF-8, no number beyond a double). Raises ApiError 400, 408."""
+    sent = await body(request)
+    try:
+        data = json.loads(sent.decode(), parse_constant=_no_number, parse_float=_finite)
+        if rb"\ud" in sent.lower():  # half of a surrogate pair, which no database and no other service would take
+            json.dumps(data, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):  # ValueError: also a number of more digits than Python reads
         raise ApiError(400, "the body is not JSON") from None
     if not isinstance(data, dict):
         raise ApiError(400, "the body is not a JSON object")
     return data
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(word)  # NaN, Infinity: Python's own, no JSON
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)
 
 
 def _peer(request: web.Request) -> Mapping[str, Any] | None:
@@ -103,7 +120,11 @@ def make_app(rules: Rules, metrics: Metrics, max_body_bytes: int = 1024 * 1024) 
             _authorise(request, rules)
             return await handler(request)
         except ApiError as error:
-            return error_response(error.code, error.message)
+            answered = error_response(error.code, error.message)
+            if error.code in (403, 408):
+                # Whoever may not ask holds no connection; what is left of a body is not waited for.
+                answered.force_close()
+            return answered
         except web.HTTPException as error:  # aiohttp's own: 404, 405, 413
             allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
             return error_response(error.status, error.reason, allow)
@@ -118,14 +139,15 @@ def make_app(rules: Rules, metrics: Metrics, max_body_bytes: int = 1024 * 1024) 
         response = await answer(request, handler)
         seconds = time.monotonic() - started
         route = _pattern(request) or "(none)"
-        metrics.requests.labels(route, request.method, str(response.status)).inc()
+        method = request.method if request.method in METHODS else "other"
+        metrics.requests.labels(route, method, str(response.status)).inc()
         metrics.seconds.labels(route).observe(seconds)
         level = logging.WARNING if response.status in (403, 500) else logging.DEBUG
         log.log(
             level,
             "request",
             extra=fields(
-                method=request.method,
+                method=method,
                 route=route,
                 code=response.status,
                 milliseconds=round(seconds * 1000),
@@ -155,93 +177,3 @@ def add_standard_routes(app: web.Application, health: Health, metrics: Metrics, 
     for path in ("/health", "/health/"):
         app.router.add_get(path, get_health)
     app.router.add_get("/metrics", get_metrics)
-
-
-class Listener:
-    """One listening socket and the application behind it, whose TLS context can be replaced while it
-    listens.
-    """
-
-    def __init__(self, listen: Listen, app: web.Application) -> None:
-        self._listen = listen
-        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS)
-        self._socket: socket.socket | None = None
-        self._server: asyncio.Server | None = None
-
-    @property
-    def port(self) -> int:
-        """The bound TCP port. Raises RuntimeError before `start`."""
-        return int(self._bound().getsockname()[1])
-
-    async def start(self, context: ssl.SSLContext) -> None:
-        """Bind and listen. Raises OSError naming the address when it cannot be bound."""
-        await self._runner.setup()
-        host, port = self._listen.host, self._listen.port
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            self._socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
-        except OSError as error:
-            raise OSError(error.errno, f"cannot listen on {host} port {port}: {error.strerror}") from None
-        self._server = await self._serve(context)
-
-    async def replace_context(self, context: ssl.SSLContext) -> None:
-        """New handshakes use `context`; connections already made keep theirs, and no connection is refused.
-
-        asyncio binds a context to a server for life, so a second server is started on a duplicate of the same
-        socket (one queue of waiting connections, two descriptors) before the first one stops accepting.
-        """
-        replacement = await self._serve(context)
-        previous, self._server = self._server, replacement
-        if previous is not None:
-            await _retire(previous)  # closes its own duplicate only
-
-    async def close(self) -> None:
-        """Stop accepting; requests in flight go on until `finish`."""
-        if self._server is not None:
-            await _retire(self._server)
-            self._server = None
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-
-    async def finish(self, seconds: float) -> None:
-        """Close idle connections, give requests in flight `seconds`, then cut them off."""
-        server = self._runner.server
-        if server is not None:
-            close_idle = getattr(server, "pre_shutdown", None)  # aiohttp >= 3.9; before, `shutdown` does it itself
-            if close_idle is not None:
-                close_idle()
-            await server.shutdown(max(seconds, 0.1))
-        await self._runner.cleanup()
-
-    async def _serve(self, context: ssl.SSLContext) -> asyncio.Server:
-        assert self._runner.server is not None
-        return await asyncio.get_running_loop().create_server(
-            self._runner.server,
-            sock=self._bound().dup(),
-            ssl=context,
-            ssl_handshake_timeout=HANDSHAKE_SECONDS,
-            backlog=BACKLOG,
-        )
-
-    def _bound(self) -> socket.socket:
-        if self._socket is None:
-            _not_listening()
-        return self._socket
-
-
-async def _retire(server: asyncio.Server) -> None:
-    """Close a server without dropping the connections that it has accepted this instant.
-
-    asyncio accepts in one turn of the loop and attaches the connection to its server in the next; a server closed in
-    between fails to take it, silently, and the client waits for ever.
-    """
-    loop = asyncio.get_running_loop()
-    for listening in server.sockets:
-        loop.remove_reader(listening.fileno())
-    await asyncio.sleep(0)
-    server.close()
-
-
-def _not_listening() -> NoReturn:
-    raise RuntimeError("not listening")

@@ -23,6 +23,7 @@ from aiohttp import web
 from .config import MysqlAgentConfig
 from .health import Unwell
 from .httpd import roles
+from .listening import Listener
 from .logs import fields
 from .service import Service, service_main
 
@@ -112,28 +113,27 @@ class MysqlAgent(Service):
         self._config = config
         self._standing = Standing(config)
         self._busy = asyncio.Lock()
-        self._runner: web.AppRunner | None = None
+        self._plain = Listener(config.role_listen, self._roles())
         self.health.add("server", self._answers)
         app = self.serve(config.listen, RULES)
         app.router.add_get("/backup", self._backup)
 
-    async def opened(self) -> None:
+    def _roles(self) -> web.Application:
         plain = web.Application()
         plain.router.add_get("/primary", self._say(as_primary))
         plain.router.add_get("/replica", self._say(lambda answer: as_replica(answer, self._config.max_lag_seconds)))
-        self._runner = web.AppRunner(plain, access_log=None)
-        await self._runner.setup()
-        listen = self._config.role_listen
-        await web.TCPSite(self._runner, listen.host, listen.port, reuse_address=True).start()
+        return plain
+
+    async def opened(self) -> None:
+        await self._plain.start(None)
 
     async def closed(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
+        self._plain.close()
+        await self._plain.finish(0)
 
     @property
     def role_port(self) -> int:
-        assert self._runner is not None
-        return int(self._runner.addresses[0][1])
+        return self._plain.port
 
     async def _answers(self) -> None:
         await asyncio.to_thread(self._standing.ask)

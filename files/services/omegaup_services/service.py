@@ -19,7 +19,8 @@ from aiohttp import web
 from . import __version__, sdnotify
 from .config import Listen, Log, ServiceConfig, load_file
 from .health import Health
-from .httpd import Listener, Rules, add_standard_routes, make_app
+from .httpd import Rules, add_standard_routes, make_app
+from .listening import Listener
 from .logs import fields, setup
 from .metrics import Metrics
 from .schema import ConfigError
@@ -99,7 +100,7 @@ class Service:
             self.metrics.reloads.labels("refused").inc()
             return False
         for listener in self._listeners:
-            await listener.replace_context(self.tls.server)
+            listener.replace_context(self.tls.server)
         self.metrics.not_after.set(self.tls.pair.not_after)
         self.metrics.reloads.labels("done").inc()
         log.info("reloaded", extra=fields(serial=self.tls.pair.serial))
@@ -109,7 +110,7 @@ class Service:
         """Stop listening, end what is in flight within the grace, release everything. May be called once."""
         self.stopping.set()
         for listener in self._listeners:
-            await listener.close()
+            listener.close()
         await self.closing()
         await asyncio.gather(*(listener.finish(self._shutdown_seconds) for listener in self._listeners))
         tasks = list(self._tasks)

@@ -10,7 +10,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPSConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from deploy.model.catalog import SERVICES, SSL_DIR
 from deploy.roles import door, log_store
+from tests import attacks
 from tests.unit.monitoring.fleets import FLEET, files
 
 pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed here")
@@ -250,3 +252,61 @@ def test_an_exporters_own_path_is_asked(opened: tuple[Path, dict[str, int]]) -> 
     with call(opened[0], opened[1]["door"], "monitoring") as connection:
         connection.request("GET", f"{FIGURES}?x=1")
         assert connection.getresponse().read().decode() == "127.0.0.1 GET /metrics?x=1"
+
+
+def opened_from(address: str, port: int, count: int) -> list[socket.socket]:
+    """Connections that say nothing."""
+    found = []
+    for _ in range(count):
+        one = socket.socket()
+        one.bind((address, 0))
+        with suppress(ConnectionError):
+            one.connect(("127.0.0.1", port))
+        found.append(one)
+    return found
+
+
+def closed(one: socket.socket) -> bool:
+    one.settimeout(0.2)
+    try:
+        return one.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize(("port", "share"), [("door", 64), ("logs", 16), ("page", 32)])
+def test_who_opens_many_keeps_nobody_else_out(opened: tuple[Path, dict[str, int]], port: str, share: int) -> None:
+    silent = opened_from("127.0.0.9", opened[1][port], 300)
+    try:
+        time.sleep(0.5)
+        with ThreadPoolExecutor(50) as pool:
+            assert list(pool.map(closed, silent)).count(False) == share
+        asks = {"door": ("monitoring", FIGURES), "logs": ("log-sender", "/health"), "page": ("operator", "/")}
+        for name, (role, path) in asks.items():
+            assert code(opened, name, role, path) == 200
+    finally:
+        for one in silent:
+            one.close()
+
+
+def test_no_request_hides_in_another(opened: tuple[Path, dict[str, int]]) -> None:
+    """Between HAProxy and what is behind it: what is refused, or reaches it as one request."""
+    context = ssl.create_default_context(cafile=str(opened[0] / "ca.crt"))
+    context.load_cert_chain(opened[0] / "monitoring.crt", opened[0] / "monitoring.key")
+    for name, data in attacks.smuggling("POST", f"{door.ALERTS}/api/v2/alerts").items():
+        with (
+            socket.create_connection(("127.0.0.1", opened[1]["door"]), timeout=1) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as connection,
+        ):
+            connection.sendall(data)
+            found = b""
+            try:
+                while piece := connection.recv(65536):
+                    found += piece
+            except (TimeoutError, ConnectionError):
+                pass
+        # The inner request, if HAProxy itself read it as the next one, is none of the door's: 404 by HAProxy.
+        assert attacks.SMUGGLED.encode() not in found, name
+        assert found.count(b"HTTP/1.1 200") <= 1, name

@@ -146,7 +146,7 @@ def test_roles_at_both_ports(ca: Authority, tmp_path: Path) -> None:
                 ("frontend", back, "/run/request/"): 403,
                 ("frontend", back, "/health"): 403,
                 ("monitoring", back, "/run/request/"): 403,
-                ("monitoring", back, "/health"): 200,
+                ("monitoring", back, "/health"): 403,
                 ("runner", back, "/run/request/"): 400,
                 ("runner", back, "/submission/status/x"): 404,
             }

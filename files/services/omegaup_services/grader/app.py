@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ..checks import LABEL, NAME, matching, number, only_keys, whole
+from ..checks import LABEL, NAME, NUMBER, matching, number, only_keys, whole
 from ..config import GraderConfig
 from ..database import DatabaseDown
 from ..health import Unwell
@@ -37,8 +37,8 @@ FRONT_RULES = {
 }
 RUNNER_RULES = {
     "/run/": roles("runner"),
-    "/health": roles("runner", "monitoring", "grader"),
-    "/metrics": roles("runner", "monitoring", "grader"),
+    "/health": roles("runner", "grader"),
+    "/metrics": roles("runner", "grader"),
 }
 
 
@@ -173,7 +173,7 @@ class Grader(Service):
             raise ApiError(409, "not registered")
         holding = request.headers.get("OmegaUp-Runner-Holding")
         if holding is not None:
-            known = {int(word) for word in holding.split(",") if word.strip().isdecimal()}
+            known = {int(word) for word in holding.split(",") if NUMBER.fullmatch(word.strip())}
             self.desk.queue.release_lost(name, known, ANSWER_SECONDS)
 
         def alive() -> bool:
@@ -192,16 +192,17 @@ class Grader(Service):
     async def _result(self, request: web.Request) -> web.Response:
         data = await json_object(request)
         only_keys(data, "lease", "verdict", "score", "time_ms", "memory_bytes")
-        if data.get("verdict") not in VERDICTS:
+        verdict = data.get("verdict")
+        if not isinstance(verdict, str) or verdict not in VERDICTS:
             raise ApiError(400, f"verdict: expected one of {', '.join(sorted(VERDICTS))}")
         result = Result(
-            data["verdict"],
+            verdict,
             number(data, "score", 0, 1),
             whole(data, "time_ms", 0, 2**31),
             whole(data, "memory_bytes", 0, 2**62),
         )
         run_id, token = request.match_info["id"], matching(data, "lease", LABEL)
-        lease = self.desk.queue.find(int(run_id), token) if run_id.isdecimal() else None
+        lease = self.desk.queue.find(int(run_id), token) if NUMBER.fullmatch(run_id) else None
         if lease is None:
             raise ApiError(409, "this lease is not in force")
         self.desk.runners.touch(lease.runner)
