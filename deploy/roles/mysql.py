@@ -240,7 +240,7 @@ def _server(ctx: Context) -> Query:
         "mysql/look.sh.j2", client=CLIENT, origin_file=ORIGIN, data=DATA, replica_file=REPLICA_FILE,
         variables=[access.literal(name.upper()) for name in variables(ctx)],
         database=ctx.settings.mysql.database,
-        digests=access.digests(ctx),
+        accounts=access.digests(ctx),
         declared=[access.literal(login.name) for login in access.logins(ctx)] or ["''"],
     )  # fmt: skip
     return Query(SERVER_QUERY, script, UNIT)
