@@ -24,15 +24,11 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class Value:
-    """A value, when it was made (ISO 8601, UTC), and how many the secret had before it.
-
-    `known_to`: who could read it while they were operators, and are none any more.
-    """
+    """A value, when it was made (ISO 8601, UTC), and how many the secret had before it."""
 
     secret: Secret
     created: str
     turn: int = 0
-    known_to: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,8 +83,3 @@ class Entry:
             return self
         phase = Phase.ACCEPT if self.phase is Phase.DROP else Phase.USE
         return Entry(self.target, self.value, phase)
-
-    def read_by(self, who: str) -> Entry:
-        """Somebody who could read all values is no operator any more."""
-        known = [replace(one, known_to=tuple(dict.fromkeys((*one.known_to, who)))) for one in self.values]
-        return replace(self, value=known[0], target=known[1] if self.target else None)

@@ -1,10 +1,10 @@
 """Secrets at rest: one age file an inventory, JSON inside, encrypted to the operators' public keys.
 
-Inside: ``{"version": 2, "secrets": {NAME: {"value": VALUE, "target": VALUE or null, "phase": PHASE or null}}}``, a
-VALUE being ``{"secret": ..., "created": ISO 8601 UTC, "turn": 0, "known_to": []}`` (see rotation.py). Version 1, which
-knew no changes (``{NAME: {"value": ..., "created": ...}}``), is read as well, and becomes version 2 at the next save.
-Beside it, in plain, ``NAME.recipients`` says whom it is encrypted to, so that it can be encrypted again without asking
-everybody.
+Inside: ``{"version": 2, "secrets": {NAME: {"value": VALUE, "target": VALUE or null, "phase": PHASE or null}},
+"removed": [{"who": ..., "at": ISO 8601 UTC}]}``, a VALUE being ``{"secret": ..., "created": ISO 8601 UTC, "turn": 0}``
+(see rotation.py). Version 1, which knew no changes (``{NAME: {"value": ..., "created": ...}}``), is read as well, and
+becomes version 2 at the next save. Beside it, in plain, ``NAME.recipients`` says whom it is encrypted to, so that it
+can be encrypted again without asking everybody.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,14 @@ VERSION = 2
 _NAME = re.compile(r"[a-z0-9]+(?:[._/-][a-z0-9]+)*")
 
 
+@dataclass(frozen=True)
+class Removed:
+    """Somebody who was an operator, and since when (ISO 8601, UTC) not any more."""
+
+    who: str
+    at: str
+
+
 class Vault:
     """An opened secrets file. Changes stay in memory until :meth:`save`.
 
@@ -38,9 +46,12 @@ class Vault:
     inventory's repository can add a reader to the next save, as they could add themselves to the inventory.
     """
 
-    def __init__(self, path: Path, entries: dict[str, Entry], seen: str | None) -> None:
+    def __init__(
+        self, path: Path, entries: dict[str, Entry], seen: str | None, removed: Iterable[Removed] = ()
+    ) -> None:
         """Internal: use :meth:`create` or :meth:`open`. ``seen`` is the digest of the file read."""
         self.path = path
+        self.removed = tuple(removed)
         self._entries = entries
         self._seen = seen
 
@@ -66,7 +77,8 @@ class Vault:
             hint=f"Run `fleet secrets init {path.resolve().parent.name}`.",
         )
         plain = unseal(blob, identities, path=path, sidecar=path.with_suffix(".recipients"))
-        return cls(path, _parse(plain, path), _digest(blob))
+        entries, removed = _parse(plain, path)
+        return cls(path, entries, _digest(blob), removed)
 
     def names(self) -> list[str]:
         """Names of all stored secrets, sorted."""
@@ -112,9 +124,14 @@ class Vault:
         """Every change goes the other way."""
         self._entries = {name: entry.back() for name, entry in self._entries.items()}
 
-    def read_by(self, who: str) -> None:
+    def remove(self, who: str) -> None:
         """Somebody who could read all of it is no operator any more."""
-        self._entries = {name: entry.read_by(who) for name, entry in self._entries.items()}
+        self.removed = (*self.removed, Removed(who, _now()))
+
+    def known_to(self, name: str) -> tuple[str, ...]:
+        """Who could read the value that clients come with, and is no operator any more."""
+        created = self.created(name)
+        return tuple(dict.fromkeys(one.who for one in self.removed if created <= datetime.fromisoformat(one.at)))
 
     def ensure(self, specs: Mapping[str, SecretSpec]) -> list[str]:
         """Generate the missing ones of ``specs``, change no existing one; the names made, in given order."""
@@ -155,7 +172,8 @@ class Vault:
 
     def _write(self, recipients: Sequence[Recipient]) -> None:
         body = {name: _written(entry) for name, entry in sorted(self._entries.items())}
-        blob = seal(json.dumps({"version": VERSION, "secrets": body}).encode(), recipients)
+        document = {"version": VERSION, "secrets": body, "removed": [asdict(one) for one in self.removed]}
+        blob = seal(json.dumps(document).encode(), recipients)
         with files.locked(self.path.with_name(f".{self.path.name}.lock")):
             self._check_unchanged()
             # The sidecar first: a run killed in between has recorded the intention, and the next save does
@@ -199,14 +217,15 @@ def _digest(blob: bytes) -> str:
     return hashlib.sha256(blob).hexdigest()
 
 
-def _parse(plain: bytes, path: Path) -> dict[str, Entry]:
+def _parse(plain: bytes, path: Path) -> tuple[dict[str, Entry], list[Removed]]:
     # Errors say where, never what: this text is the secrets themselves. "from None", because a JSON error
     # carries the whole document it failed on.
     try:
         document: Any = json.loads(plain)
         version = int(document["version"])
         if version in _READERS:
-            return {name: _READERS[version](item) for name, item in document["secrets"].items()}
+            entries = {name: _READERS[version](item) for name, item in document["secrets"].items()}
+            return entries, [_parse_removed(item) for item in document.get("removed", [])]
     except (ValueError, KeyError, TypeError, AttributeError):
         version = None
     raise FleetError(
@@ -218,7 +237,8 @@ def _parse(plain: bytes, path: Path) -> dict[str, Entry]:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    # To the microsecond: whether a value was made before or after somebody left is told by it.
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def _written(entry: Entry) -> dict[str, Any]:
@@ -235,7 +255,12 @@ def _written_value(value: Value) -> dict[str, Any]:
 
 def _parse_value(item: Any) -> Value:
     datetime.fromisoformat(item["created"])
-    return Value(Secret(item["secret"]), item["created"], int(item["turn"]), tuple(map(str, item["known_to"])))
+    return Value(Secret(item["secret"]), item["created"], int(item["turn"]))
+
+
+def _parse_removed(item: Any) -> Removed:
+    datetime.fromisoformat(item["at"])
+    return Removed(str(item["who"]), item["at"])
 
 
 def _parse_entry(item: Any) -> Entry:
