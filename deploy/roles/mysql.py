@@ -360,4 +360,7 @@ def _replica(ctx: Context, server: Query) -> Iterator[Resource]:
         "threads": ("io Yes, sql Yes", f"{TOOL} follow {primary}"),
     }
     for name, (want, act) in wants.items():
-        yield Parameter(query=server, name=name, want=want, act=act, phase=Phase.MEMBERS, label=f"mysql:{name}")
+        loads = (REPLICA_FILE,) if name == "password" else ()
+        yield Parameter(
+            query=server, name=name, want=want, act=act, loads=loads, phase=Phase.MEMBERS, label=f"mysql:{name}"
+        )
