@@ -96,8 +96,8 @@ def plan(
             print(json.dumps({"steps": steps, **found_too}, indent=2))
         else:
             view.show_waivers(out, opened.run.fleet)
-            view.show_plan(out, found, texts)
             view.show_changing(out, opened.run.keys.vault.changing())
+            view.show_plan(out, found, texts)
         if any(found.values()):
             raise typer.Exit(CHANGES)
 

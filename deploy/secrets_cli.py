@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import sys
 from dataclasses import asdict
@@ -47,10 +48,12 @@ def init(inventory: Inventory, identity: Identity = None) -> None:
 def set_(inventory: Inventory, name: Name, identity: Identity = None) -> None:
     """Store a secret that somebody else issued, read from standard input: `secrets set NAME monitoring/mail <FILE`.
 
-    One that the fleet's own servers check is not replaced at once, but as the next value: `rotate` brings it.
+    At a terminal it is asked for, and not shown. One that the fleet's own servers check does not take the present
+    one's place at once, but becomes the next value, which `rotate` brings.
     """
     with reported():
-        out.print(store.put(folder(inventory), name, sys.stdin.read().rstrip("\r\n"), identity), highlight=False)
+        value = getpass.getpass(f"{name}: ") if sys.stdin.isatty() else sys.stdin.read()
+        out.print(store.put(folder(inventory), name, value.rstrip("\r\n"), identity), highlight=False)
 
 
 @app.command("show")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from deploy.converge.desired import secret_specs
 from deploy.converge.engine import Run
-from deploy.converge.inventory import folder, load
+from deploy.converge.inventory import folder, load, open_keys
 from deploy.errors import FleetError, FleetErrors
 from deploy.model.resources import Parameter
 from deploy.model.secrets import Change, SecretSpec
@@ -89,12 +89,17 @@ def rotate(
     specs = secret_specs(profile)
     known(specs, asked.names)
     _end_roll(name, identity, tell)
-    changed, untouched = _begin(name, asked, specs, abort=abort, identity=identity, tell=tell)
+    changed: list[str] = []
+    if asked.exposed and not stop_after and open_keys(folder(name), identity, profile=profile).vault.changing():
+        # What it leads to may have been read as well: it comes to its end first, and is then seen for what it is.
+        changed += rotate(name, identity=identity, tell=tell).changed
+    at_once, untouched = _begin(name, asked, specs, abort=abort, identity=identity, tell=tell)
+    changed += at_once
     while True:
         proven, left = _phase(name, identity, tell)
         changed += [one for one in proven if one not in left]
         if not left or stop_after in {phase.value for phase in proven.values()}:
-            return Rotated(tuple(changed), {one: phase.value for one, phase in left.items()}, untouched)
+            return Rotated(tuple(dict.fromkeys(changed)), {one: phase.value for one, phase in left.items()}, untouched)
 
 
 def known(specs: Mapping[str, SecretSpec], names: Iterable[str]) -> None:

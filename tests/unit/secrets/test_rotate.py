@@ -150,6 +150,9 @@ class World:
         self.rolling = None
         return Rolled("done")
 
+    def keys(self, *_: object, **__: object) -> Any:
+        return SimpleNamespace(vault=self.vault())
+
     def unfinished(self, _path: Path) -> dict[str, str] | None:
         return {"doing": self.rolling, "at": "now"} if self.rolling else None
 
@@ -184,6 +187,7 @@ class World:
             mock.patch.object(rotate, "folder", return_value=self.folder),
             mock.patch.object(rotate, "load", return_value=(None, SimpleNamespace(profile=REFERENCE))),
             mock.patch.object(rotate, "secret_specs", return_value=SPECS),
+            mock.patch.object(rotate, "open_keys", self.keys),
             mock.patch.object(rolls, "roll", self.roll),
             mock.patch.object(rolls, "resume", self.roll),
             mock.patch.object(journals, "unfinished", self.unfinished),
@@ -410,6 +414,20 @@ def test_what_a_former_operator_knows_is_changed_once(tmp_path: Path, ana: Opera
     assert world.vault().known_to("monitoring/mail") == ("bob",), "that is somebody else's to change"
     with world.running(), pytest.raises(FleetError, match="no secret to change"):
         rotate.rotate("x", Asked(exposed=True))
+
+
+def test_what_was_under_way_when_an_operator_left_is_changed_once_more(tmp_path: Path, ana: Operator) -> None:
+    world = World(tmp_path, ana)
+    assert world.does("redis/app accept")
+    vault = world.vault()
+    next_one = vault.get("redis/app")
+    vault.remove("bob")
+    vault.save()
+    with world.running():
+        assert set(rotate.rotate("x", Asked(exposed=True)).changed) == set(PHASED)
+    assert world.vault().get("redis/app") != next_one
+    assert world.vault().entry("redis/app").value.turn == 2
+    assert world.vault().known_to("redis/app") == ()
 
 
 def test_a_phase_is_proven_on_the_databases_replicas_too(tmp_path: Path, ana: Operator) -> None:
