@@ -285,8 +285,10 @@ until [ "$({cli} INFO replication | grep -c '^slave.*state=online')" -ge {wanted
 done"""
 
 
-# A rule's words come in another order from every process.
+# A rule's words come in another order from every process; one is there after a reset and not after a start, with the
+# same meaning.
 SORTED_WORDS = (
+    "sed 's/ sanitize-payload / /' | "
     'awk \'{ n = split($0, w, " "); for (i = 3; i < n; i++) for (j = i + 1; j <= n; j++) '
     "if (w[j] < w[i]) { t = w[i]; w[i] = w[j]; w[j] = t } for (i = 1; i <= n; i++) $i = w[i]; print }'"
 )
@@ -300,9 +302,7 @@ def users(name: str, cli: str, unit: str, file: str) -> Parameter:
     of the replicas too (measured on 7.0.15), and the primary would refuse writes until they are back.
     """
     record = f"/var/lib/fleet/{name}.acl"
-    # The word is there after a reset, not after a start; either way it is so.
-    listed = f"{cli} -e ACL LIST | sed 's/ sanitize-payload / /' | {SORTED_WORDS} | LC_ALL=C sort"
-    take = f"{{ sha256sum <{file}; {listed}; }}"
+    take = f"{{ sha256sum <{file}; {cli} -e ACL LIST | {SORTED_WORDS} | LC_ALL=C sort; }}"
     return Parameter(
         query=Query(
             f"{name}-acl",
