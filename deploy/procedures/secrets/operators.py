@@ -75,6 +75,7 @@ def remove(path: Path, who: str, identity: Path | None = None) -> tuple[Sealed, 
             raise FleetError(
                 subject=f"operator {who}", found="nobody of that name or key to whom anything is sealed",
                 expected=", ".join(one.label for one in _sealed_to(path)),
+                hint="of one who was removed already: fleet secrets rotate --exposed changes what they knew",
             )  # fmt: skip
         texts = {one.text for one in gone}
         named = load(path)[1].hosts[0].settings.base.operators

@@ -93,7 +93,7 @@ def rotate(
     if asked.exposed and not stop_after and open_keys(folder(name), identity, profile=profile).vault.changing():
         # What it leads to may have been read as well: it comes to its end first, and is then seen for what it is.
         changed += rotate(name, identity=identity, tell=tell).changed
-    at_once, untouched = _begin(name, asked, specs, abort=abort, identity=identity, tell=tell)
+    at_once, untouched = _begin(name, asked, specs, abort=abort, identity=identity, tell=tell, satisfied=bool(changed))
     changed += at_once
     while True:
         proven, left = _phase(name, identity, tell)
@@ -141,8 +141,9 @@ def _ended(rolled: rolls.Rolled) -> None:
 
 def _begin(
     name: str, asked: Asked, specs: Mapping[str, SecretSpec], *, abort: bool, identity: Path | None, tell: Tell,
+    satisfied: bool = False,
 ) -> tuple[list[str], dict[str, str]]:  # fmt: skip
-    """Write down that changes began, or that they go back.
+    """Write down that changes began, or that they go back. satisfied: there need not be any.
 
     Returns (secrets whose value was changed at once, those that are left as they are, and why).
 
@@ -167,7 +168,7 @@ def _begin(
             return [], {}
         wanted, untouched = chosen(vault, specs, asked)
         fresh = [one for one in wanted if one not in changing]
-        if not fresh and not changing:
+        if not fresh and not changing and not satisfied:
             raise FleetError(
                 subject=DOING, found="no secret to change" if asked.any else "no change under way, and no name",
                 expected="what to change: names, --exposed or --all",

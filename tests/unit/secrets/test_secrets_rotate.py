@@ -416,6 +416,21 @@ def test_what_a_former_operator_knows_is_changed_once(tmp_path: Path, ana: Opera
         rotate.rotate("x", Asked(exposed=True))
 
 
+def test_what_a_former_operator_knows_is_changed_by_whoever_goes_on(tmp_path: Path, ana: Operator) -> None:
+    world = World(tmp_path, ana)
+    vault = world.vault()
+    vault.remove("bob")
+    vault.save()
+    world.left = 20
+    with world.running(), pytest.raises(Killed):
+        rotate.rotate("x", Asked(exposed=True))
+    assert world.vault().changing() != {}
+    world.left = -1
+    with world.running():
+        assert set(rotate.rotate("x", Asked(exposed=True)).changed) == set(PHASED)
+    assert world.vault().known_to("redis/app") == ()
+
+
 def test_what_was_under_way_when_an_operator_left_is_changed_once_more(tmp_path: Path, ana: Operator) -> None:
     world = World(tmp_path, ana)
     assert world.does("redis/app accept")
