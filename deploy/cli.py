@@ -7,30 +7,26 @@ monkey.patch_all()
 
 import json  # noqa: E402
 import logging  # noqa: E402
-import os  # noqa: E402
 import sys  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
-from contextlib import contextmanager  # noqa: E402
 from dataclasses import asdict  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Annotated, Any  # noqa: E402
 
 import typer  # noqa: E402
-from rich.console import Console  # noqa: E402
 from rich.markup import escape  # noqa: E402
 
 from deploy import pki_view, view  # noqa: E402
+from deploy.console import Identity, Inventory, Json, Limit, err, out  # noqa: E402
+from deploy.console import reported as _reported  # noqa: E402
 from deploy.converge.engine import Run  # noqa: E402
 from deploy.converge.inventory import folder  # noqa: E402
 from deploy.converge.step import Step  # noqa: E402
-from deploy.errors import TRACE_VARIABLE, FleetError, FleetErrors, each_of, unforeseen  # noqa: E402
+from deploy.errors import FleetError  # noqa: E402
 from deploy.model.fleet import Fleet, waivers  # noqa: E402
 from deploy.procedures import db, queues  # noqa: E402
 from deploy.procedures.apply import apply as apply_fleet  # noqa: E402
 from deploy.procedures.audit import trail as read_trail  # noqa: E402
 from deploy.procedures.diffs import diffs  # noqa: E402
-from deploy.procedures.initialise import initialise  # noqa: E402
-from deploy.procedures.initialise import put as put_secret  # noqa: E402
 from deploy.procedures.logs import logs as read_logs  # noqa: E402
 from deploy.procedures.people import operator as issue_operator  # noqa: E402
 from deploy.procedures.pki import change as pki_change  # noqa: E402
@@ -44,6 +40,7 @@ from deploy.procedures.roll import run as rolls  # noqa: E402
 from deploy.procedures.session import session  # noqa: E402
 from deploy.procedures.status import status as ask_status  # noqa: E402
 from deploy.procedures.verify import run_suite  # noqa: E402
+from deploy.secrets_cli import app as secrets_app  # noqa: E402
 from deploy.trust.exchange import Request  # noqa: E402
 from deploy.trust.revocation import REASONS  # noqa: E402
 from lab.cli import app as lab_app  # noqa: E402
@@ -60,49 +57,12 @@ app = typer.Typer(
 )
 db_app = typer.Typer(no_args_is_help=True, help="Who takes the database's writes: see it, move it.")
 queue_app = typer.Typer(no_args_is_help=True, help="What waits in the queues, and their dead letters.")
-secrets_app = typer.Typer(no_args_is_help=True, help="The inventory's secrets, encrypted at rest.")
 app.add_typer(lab_app, name="lab", help="Real Debian hosts on this machine.")
 app.add_typer(db_app, name="db")
 app.add_typer(queue_app, name="queue")
 app.add_typer(secrets_app, name="secrets")
 pki_app = typer.Typer(no_args_is_help=True, help="Certificates and the CA: see, prove, renew, revoke, replace.")
 app.add_typer(pki_app, name="pki")
-
-# Where nobody's terminal sets the width, lines are for a log: wide.
-out = Console(emoji=False, width=None if sys.stdout.isatty() else 200)
-err = Console(stderr=True, emoji=False, width=None if sys.stderr.isatty() else 200)
-
-Inventory = Annotated[str, typer.Argument(metavar="INVENTORY", help="Name or folder of the inventory.")]
-Limit = Annotated[str | None, typer.Option("--limit", "-l", help="Only these hosts or groups, comma-separated.")]
-Identity = Annotated[
-    Path | None,
-    typer.Option("--identity", "-i", help="Private SSH key that opens the secrets.", dir_okay=False),
-]
-Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON document on standard output.")]
-
-
-@contextmanager
-def _reported(as_json: bool = False) -> Iterator[None]:
-    """Every refusal as one clear message (or JSON) and exit code 1; never a traceback."""
-    try:
-        yield
-    except (typer.Exit, typer.Abort):
-        raise
-    except Exception as error:
-        if isinstance(error, FleetError | FleetErrors):
-            errors = each_of(error)
-        elif os.environ.get(TRACE_VARIABLE):
-            raise
-        else:
-            errors = (unforeseen(error),)
-        if as_json:
-            print(json.dumps({"errors": [item.to_dict() for item in errors]}, indent=2))
-        else:
-            view.show_errors(err, errors)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        err.print("interrupted: what was begun on the hosts ends there; run apply again to finish", highlight=False)
-        raise typer.Exit(130) from None
 
 
 def _step(step: Step) -> dict[str, Any]:
@@ -131,9 +91,12 @@ def plan(
         texts = {} if no_diff or as_json else diffs(opened.run, found)
         if as_json:
             steps = [_step(step) for steps in found.values() for step in steps]
-            print(json.dumps({"steps": steps, "exceptions": _exceptions(opened.run.fleet)}, indent=2))
+            changing = {name: phase.value for name, phase in opened.run.keys.vault.changing().items()}
+            found_too = {"exceptions": _exceptions(opened.run.fleet), "secrets": changing}
+            print(json.dumps({"steps": steps, **found_too}, indent=2))
         else:
             view.show_waivers(out, opened.run.fleet)
+            view.show_changing(out, opened.run.keys.vault.changing())
             view.show_plan(out, found, texts)
         if any(found.values()):
             raise typer.Exit(CHANGES)
@@ -444,23 +407,6 @@ def queue_purge(
         if not yes:
             typer.confirm(f"Throw away {'the dead letters' if dead else 'all messages'} of {queue}?", abort=True)
         out.print(f"{queues.purge(inventory, queue, dead, identity)} messages are gone.", highlight=False)
-
-
-@secrets_app.command("init")
-def secrets_init(inventory: Inventory, identity: Identity = None) -> None:
-    """Make the secrets that are missing and, the first time, the CA. What exists is kept."""
-    with _reported():
-        made = initialise(folder(inventory), identity)
-        out.print(f"{len(made.secrets)} secrets made, CA {'made' if made.authority else 'kept'}.", highlight=False)
-
-
-@secrets_app.command("set")
-def secrets_set(inventory: Inventory, name: str, identity: Identity = None) -> None:
-    """Store a secret that somebody else issued, read from standard input: `secrets set NAME monitoring/mail <FILE`."""
-    with _reported():
-        value = sys.stdin.read().rstrip("\r\n")
-        put_secret(folder(inventory), name, value, identity)
-        out.print(f"{name} is kept; fleet apply brings it to the hosts.", highlight=False)
 
 
 @pki_app.command("status")

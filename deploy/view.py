@@ -23,6 +23,7 @@ from deploy.procedures.audit import Found
 from deploy.procedures.logs import Logs
 from deploy.procedures.roll.order import Action, Deed
 from deploy.procedures.roll.steps import Rolled
+from deploy.trust.rotation import Phase
 
 SIGNS = {
     StepClass.CREATE: ("+", "green"),
@@ -66,6 +67,14 @@ def totals(plan: Mapping[str, list[Step]]) -> str:
     parts = ", ".join(f"{counts[kind]} to {kind.value}" for kind in StepClass if counts[kind])
     pending = sum(step.pending for step in steps)
     return f"Plan: {parts} on {hosts} of {len(plan)} hosts" + (f"; {pending} wait for roll" if pending else "") + "."
+
+
+def show_changing(console: Console, changing: Mapping[str, Phase]) -> None:
+    """Secrets that are on their way to another value: apply brings their phase, not the next one."""
+    for phase in Phase:
+        if names := [name for name, own in changing.items() if own is phase]:
+            text = f"secrets in the phase {phase.value}: {', '.join(names)}; fleet secrets rotate goes on"
+            console.print(f"[yellow]{escape(text)}[/yellow]", soft_wrap=True, highlight=False)
 
 
 def show_waivers(console: Console, fleet: Fleet) -> None:

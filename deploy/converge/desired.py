@@ -18,7 +18,7 @@ from deploy.model.fleet import Cluster, Context, Fleet, HostSpec, Live, Standing
 from deploy.model.observed import Snapshot
 from deploy.model.profiles import REFERENCE, Profile
 from deploy.model.resources import STAMP_TOOL, Directory, File, HostState, Package, Parameter, Resource, Unit
-from deploy.model.secrets import SecretSpec
+from deploy.model.secrets import Credential, SecretSpec
 from deploy.model.ways import Way
 from deploy.roles import gates
 
@@ -99,11 +99,11 @@ def tree(name: str) -> Mapping[str, bytes]:
 
 def context(
     fleet: Fleet, host: HostSpec, live: Live, authority: str, secret: Callable[[str], str], revocations: str = "",
-    revocations_due: str = "",
+    revocations_due: str = "", accepted: Callable[[str], tuple[Credential, ...]] | None = None,
 ) -> Context:  # fmt: skip
     return Context(
         fleet=fleet, host=host, live=live, authority=authority, secret=secret, render=render, files=tree,
-        revocations=revocations, revocations_due=revocations_due,
+        revocations=revocations, revocations_due=revocations_due, accepted=accepted,
     )  # fmt: skip
 
 

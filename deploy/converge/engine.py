@@ -124,7 +124,7 @@ class Run:
         spec, authorities = self.fleet.host(name), self.keys.authorities
         return desired.context(
             self.fleet, spec, self.live, authorities.bundle, self.keys.secret, authorities.lists,
-            authorities.lists_due(datetime.now(UTC), spec.settings.trust.renew_days),
+            authorities.lists_due(datetime.now(UTC), spec.settings.trust.renew_days), self.keys.vault.accepted,
         )  # fmt: skip
 
     def look_all(self) -> None:

@@ -13,6 +13,7 @@ from deploy.errors import FleetError, FleetErrors
 from deploy.model.catalog import ANYONE, CATALOG, RELEASES, Port, Release, Service
 from deploy.model.profiles import PROFILES, REFERENCE, Profile
 from deploy.model.resources import Waiver
+from deploy.model.secrets import Credential, account
 from deploy.model.settings import Settings
 
 CONNECTOR_PREFIXES = ("ssh_", "_", "docker_", "local_", "vagrant_")
@@ -149,6 +150,18 @@ class Context:
     """The CA's revocation list, PEM; of both while it changes."""
     revocations_due: str = ""
     """Why the CA has to sign another before this one goes out; empty if it has not."""
+    accepted: Callable[[str], tuple[Credential, ...]] | None = None
+    """What servers take of a secret: two values while it changes. `secret` is what clients come with."""
+
+    def accepts(self, name: str) -> tuple[Credential, ...]:
+        """The values of a secret that its servers take, at least the one that clients come with."""
+        return self.accepted(name) if self.accepted else (Credential(self.secret(name)),)
+
+    def login(self, user: str, name: str) -> tuple[str, str]:
+        """(account, password) that a client comes with where a server keeps one password for each account."""
+        used = self.secret(name)
+        turn = next(one.turn for one in self.accepts(name) if one.value == used)
+        return account(user, turn), used
 
     @property
     def settings(self) -> Settings:

@@ -10,7 +10,6 @@ from deploy.converge.inventory import load, own_identity
 from deploy.errors import FleetError
 from deploy.trust.authority import Authority
 from deploy.trust.identities import load_identities
-from deploy.trust.secret import Secret
 from deploy.trust.vault import Vault
 
 
@@ -36,7 +35,8 @@ def initialise(path: Path, identity: Path | None = None) -> Made:
     vault = Vault.open(store, identities) if store.exists() else Vault.create(store, recipients)
     made = vault.ensure(secret_specs(fleet.profile))
     if made:
-        vault.save(recipients)
+        # Without operators in the inventory it stays with whom it is sealed to: fleet secrets add-operator.
+        vault.save(list(settings.base.operators) or None)
     directory = path / "pki"
     fresh = not (directory / "ca.crt").exists()
     if fresh:
@@ -51,24 +51,3 @@ def initialise(path: Path, identity: Path | None = None) -> Made:
     if not Authority.load(directory).certificate_pem:
         raise FleetError(subject=str(directory), found="no certificate", expected="the CA's certificate")
     return Made(tuple(made), fresh)
-
-
-def put(path: Path, name: str, value: str, identity: Path | None = None) -> None:
-    """Store a secret that somebody else issued, such as the password of a mail server, for the one that was made.
-
-    Raises:
-        FleetError: no role knows this secret, or the value cannot be one.
-    """
-    known = secret_specs(load(path)[1].profile)
-    if name not in known:
-        raise FleetError(
-            subject=f"secret {name}", found="a name that no role knows", expected=", ".join(sorted(known)),
-        )  # fmt: skip
-    if not value or not value.isprintable():
-        raise FleetError(
-            subject=f"secret {name}", found="nothing, or more than one line", expected="one line on standard input",
-            hint=f"fleet secrets set {path.name} {name} <FILE",
-        )  # fmt: skip
-    vault = Vault.open(path / "secrets.age", load_identities(identity or own_identity(path)))
-    vault.put(name, Secret(value))
-    vault.save()

@@ -14,7 +14,7 @@ from typing import Any
 from deploy.model.catalog import SERVICES
 from deploy.model.fleet import Context
 from deploy.model.resources import Directory, File, Package, Query, Resource, Unit
-from deploy.model.secrets import SecretSpec
+from deploy.model.secrets import Change, SecretSpec
 from deploy.roles.common import CA_FILE, certificate
 from deploy.roles.exporters import ACCOUNT
 from deploy.roles.proven import reloaded
@@ -30,8 +30,19 @@ SUBJECT = "{{ .Status | toUpper }}: {{ .GroupLabels.alertname }}: {{ (index .Ale
 EVERYBODY, PEOPLE, DEADMAN = "log", "people", "deadman"
 
 SECRETS = {
-    "monitoring/webhook": SecretSpec("token", "Alertmanager proves itself with it to monitoring.webhook"),
-    "monitoring/mail": SecretSpec("password", "Alertmanager's password at monitoring.mail.relay: fleet secrets set"),
+    "monitoring/webhook": SecretSpec(
+        "token",
+        "Alertmanager proves itself with it to monitoring.webhook",
+        change=Change.ISSUED,
+        why="whoever receives at monitoring.webhook has to take another one first: agree on it, then store it with "
+        "fleet secrets set",
+    ),
+    "monitoring/mail": SecretSpec(
+        "password",
+        "Alertmanager's password at monitoring.mail.relay: fleet secrets set",
+        change=Change.ISSUED,
+        why="the relay's own: have another one made there, and store it with fleet secrets set",
+    ),
 }
 
 

@@ -167,9 +167,9 @@ def mysql(ctx: Context, user_secret: str, user: str, pool: int) -> dict[str, obj
 
 def rabbitmq(ctx: Context, user: str = "") -> dict[str, object]:
     """user: the application's own unless it is said; its password is the secret of its name."""
+    name, password = ctx.login(user or ctx.settings.rabbitmq.user, f"rabbitmq/{user or 'app'}")
     return {
-        "host": "rabbitmq", "port": SERVICES["rabbitmq"].port("amqp").number,
-        "user": user or ctx.settings.rabbitmq.user, "password": ctx.secret(f"rabbitmq/{user or 'app'}"),
+        "host": "rabbitmq", "port": SERVICES["rabbitmq"].port("amqp").number, "user": name, "password": password,
         "virtual_host": ctx.settings.rabbitmq.vhost,
     }  # fmt: skip
 

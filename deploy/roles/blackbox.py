@@ -15,6 +15,7 @@ from deploy.model.resources import File, Resource
 from deploy.model.scrapes import PROBED, SERVED
 from deploy.roles.common import CA_FILE, certificate
 from deploy.roles.exporters import ACCOUNT, exporter, listen
+from deploy.roles.rabbitmq_topology import MONITORING
 from deploy.roles.redis import PROBE
 
 CONFIG = "/etc/prometheus/fleet.blackbox.yml"
@@ -31,7 +32,7 @@ def modules(ctx: Context) -> dict[str, Any]:
         {"send": f"AUTH {PROBE} {ctx.secret('redis/probe')}"}, {"expect": "^\\+OK"}, {"send": "PING"},
         {"expect": "^\\+PONG"}, {"send": "QUIT"},
     ]  # fmt: skip
-    account = {"username": "monitoring", "password": ctx.secret("rabbitmq/monitoring")}
+    account = dict(zip(("username", "password"), ctx.login(MONITORING, "rabbitmq/monitoring"), strict=True))
     found: dict[str, dict[str, Any]] = {
         "http": {"prober": "http", "http": {**http, "fail_if_ssl": True}},
         "https": {"prober": "http", "http": {**http, "fail_if_not_ssl": True, "tls_config": tls}},

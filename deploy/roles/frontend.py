@@ -111,6 +111,7 @@ def _folders(path: str) -> Iterator[str]:
 def _configuration(ctx: Context, target: str) -> Iterator[Resource]:
     redis, rabbitmq, mysql = SERVICES["redis"], SERVICES["rabbitmq"], SERVICES["mysql"]
     settings = ctx.settings
+    rabbitmq_user, rabbitmq_password = ctx.login(settings.rabbitmq.user, "rabbitmq/app")
     constants: dict[str, str | int | bool] = {
         "REDIS_HOST": "redis",
         "REDIS_PORT": redis.port("cache").number,
@@ -126,8 +127,8 @@ def _configuration(ctx: Context, target: str) -> Iterator[Resource]:
         "OMEGAUP_DB_NAME": settings.mysql.database,
         "OMEGAUP_RABBITMQ_HOST": "rabbitmq",
         "OMEGAUP_RABBITMQ_PORT": rabbitmq.port("amqp").number,
-        "OMEGAUP_RABBITMQ_USERNAME": settings.rabbitmq.user,
-        "OMEGAUP_RABBITMQ_PASSWORD": ctx.secret("rabbitmq/app"),
+        "OMEGAUP_RABBITMQ_USERNAME": rabbitmq_user,
+        "OMEGAUP_RABBITMQ_PASSWORD": rabbitmq_password,
         "OMEGAUP_RABBITMQ_VHOST": settings.rabbitmq.vhost,
         "OMEGAUP_GRADER_URL": url("grader"),
         "OMEGAUP_GITSERVER_URL": url("gitserver"),

@@ -15,7 +15,7 @@ from deploy.model.catalog import SERVICES
 from deploy.model.dashboards import dashboards
 from deploy.model.fleet import Context
 from deploy.model.resources import Directory, File, Package, Phase, Resource, Unit
-from deploy.model.secrets import SecretSpec
+from deploy.model.secrets import Change, SecretSpec
 
 UNIT = "grafana-server.service"
 PACKAGE = "grafana"
@@ -27,7 +27,15 @@ BOARDS = "/etc/fleet/dashboards"
 SOURCES_FILE = "/etc/grafana/provisioning/datasources/fleet.yaml"
 PROVIDERS_FILE = "/etc/grafana/provisioning/dashboards/fleet.yaml"
 
-SECRETS = {"monitoring/grafana": SecretSpec("password", "Grafana's user admin, taken at its very first start")}
+SECRETS = {
+    "monitoring/grafana": SecretSpec(
+        "password",
+        "Grafana's user admin, taken at its very first start",
+        change=Change.ISSUED,
+        why="Grafana takes it at its very first start alone: change it there (grafana cli admin reset-admin-password "
+        "--password-from-stdin), then store the same with fleet secrets set",
+    )
+}
 
 ABSENT = (
     "no package source of this host has the package grafana, which Debian does not have: add one (Grafana's own apt "

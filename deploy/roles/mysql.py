@@ -240,7 +240,7 @@ def _server(ctx: Context) -> Query:
         "mysql/look.sh.j2", client=CLIENT, origin_file=ORIGIN, data=DATA, replica_file=REPLICA_FILE,
         variables=[access.literal(name.upper()) for name in variables(ctx)],
         database=ctx.settings.mysql.database,
-        digests=access.digests(ctx),
+        accounts=access.digests(ctx),
         declared=[access.literal(login.name) for login in access.logins(ctx)] or ["''"],
     )  # fmt: skip
     return Query(SERVER_QUERY, script, UNIT)
@@ -360,4 +360,7 @@ def _replica(ctx: Context, server: Query) -> Iterator[Resource]:
         "threads": ("io Yes, sql Yes", f"{TOOL} follow {primary}"),
     }
     for name, (want, act) in wants.items():
-        yield Parameter(query=server, name=name, want=want, act=act, phase=Phase.MEMBERS, label=f"mysql:{name}")
+        loads = (REPLICA_FILE,) if name == "password" else ()
+        yield Parameter(
+            query=server, name=name, want=want, act=act, loads=loads, phase=Phase.MEMBERS, label=f"mysql:{name}"
+        )

@@ -121,10 +121,15 @@ def logins(ctx: Context) -> tuple[Login, ...]:
     return tuple(found)
 
 
-def digests(ctx: Context) -> list[tuple[str, str]]:
-    """(user, what the server keeps of its password), as SQL strings."""
+def digests(ctx: Context) -> list[tuple[str, list[str]]]:
+    """(user, what the server keeps of the passwords that it may come with), as SQL strings."""
     pairs = {(one.user, one.secret): None for one in logins(ctx) if one.secret}
-    return [(literal(user), literal(digest(ctx.secret(secret)))) for user, secret in pairs]
+    return [(literal(user), [literal(one) for one in kept(ctx, secret)]) for user, secret in pairs]
+
+
+def kept(ctx: Context, secret: str) -> list[str]:
+    """What the server keeps of a secret: of two values while one takes the other's place."""
+    return [digest(one.value) for one in ctx.accepts(secret)] if secret else []
 
 
 def accounts(ctx: Context, query: Query, sql: str, tool: str) -> Iterator[Resource]:
@@ -141,7 +146,7 @@ def accounts(ctx: Context, query: Query, sql: str, tool: str) -> Iterator[Resour
         yield Parameter(
             query=query, name=f"account {login.name}",
             want="password as declared" if login.secret else "unix_socket",
-            act=_run(sql, _declare(login, digest(ctx.secret(login.secret)) if login.secret else "")),
+            act=_run(sql, declared(login, kept(ctx, login.secret))),
         )  # fmt: skip
         yield Parameter(
             query=query, name=f"grants {login.name}", want=login.shown, act=_grant(ctx, sql, tool, login)
@@ -163,8 +168,12 @@ def _run(sql: str, statements: str) -> str:
     return f"{sql} <<'SQL'\n{statements}\nSQL"
 
 
-def _declare(login: Login, kept: str) -> str:
-    way = f"IDENTIFIED VIA mysql_native_password USING '{kept}'" if kept else "IDENTIFIED VIA unix_socket"
+def declared(login: Login, passwords: list[str]) -> str:
+    """SQL that makes an account, or one that is there into this one. passwords: as `kept`; none: by its socket."""
+    # Two are two ways to log in; a client that fails by the first is asked to try the second (measured on 10.11.19
+    # with the clients that come here: mysqlnd, PyMySQL, Connector/C, and the server's own for replication).
+    ways = " OR ".join(f"mysql_native_password USING '{one}'" for one in passwords) or "unix_socket"
+    way = f"IDENTIFIED VIA {ways}"
     free = (
         "REQUIRE NONE WITH MAX_QUERIES_PER_HOUR 0 MAX_UPDATES_PER_HOUR 0 MAX_CONNECTIONS_PER_HOUR 0 "
         "MAX_USER_CONNECTIONS 0 MAX_STATEMENT_TIME 0 PASSWORD EXPIRE DEFAULT ACCOUNT UNLOCK"
@@ -179,7 +188,7 @@ def _grant(ctx: Context, sql: str, tool: str, login: Login) -> str:
     )
     if not login.secret:
         # The package made it, with everything; what it may as others' proxy cannot be revoked.
-        give = f"DROP USER IF EXISTS {login.sql};\n{_declare(login, '')}\n{give}"
+        give = f"DROP USER IF EXISTS {login.sql};\n{declared(login, [])}\n{give}"
     granted = [
         f"({literal(scope)}, {literal(privilege)})"
         for scope, privileges in login.grants.items()

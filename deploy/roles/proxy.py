@@ -18,6 +18,7 @@ from deploy.roles import graceful
 from deploy.roles.common import confined
 from deploy.roles.haproxy import loaded
 from deploy.roles.proven import built
+from deploy.roles.rabbitmq_topology import MONITORING
 from deploy.roles.redis import INSTANCES
 
 UNIT = "haproxy.service"
@@ -72,7 +73,7 @@ def ways(ctx: Context) -> Iterable[Way]:
 def desired(ctx: Context) -> Iterable[Resource]:
     for package in ("haproxy", "socat"):
         yield Package(name=package)
-    login = base64.b64encode(f"monitoring:{ctx.secret('rabbitmq/monitoring')}".encode()).decode()
+    login = base64.b64encode(":".join(ctx.login(MONITORING, "rabbitmq/monitoring")).encode()).decode()
     build, text = built(
         ctx, "proxy/haproxy.cfg.j2", settings=ctx.settings.proxy, address=PROXY_ADDRESS, socket=SOCKET,
         stats=SERVICES["proxy"].port("stats").number, backends=backends(ctx), password=ctx.secret("redis/proxy"),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from deploy.model.catalog import SERVICES
 from deploy.model.fleet import Context
 from deploy.model.resources import Directory, File, Only, Package, Parameter, Phase, Query, Resource, StepClass, Unit
-from deploy.model.secrets import SecretSpec
+from deploy.model.secrets import Change, SecretSpec
 from deploy.model.ways import Way
 from deploy.roles import rabbitmq_rolling
 from deploy.roles import rabbitmq_topology as topology
@@ -38,7 +38,13 @@ ACTIVE = ("rabbitmq_management", "rabbitmq_management_agent", "rabbitmq_promethe
 """RabbitMQ's own plugins that run when PLUGINS are enabled."""
 
 SECRETS: Mapping[str, SecretSpec] = {
-    "rabbitmq/cookie": SecretSpec("cookie", "RabbitMQ: what members and the command line prove themselves with"),
+    "rabbitmq/cookie": SecretSpec(
+        "cookie",
+        "RabbitMQ: what members and the command line prove themselves with",
+        change=Change.STOP,
+        unit=UNIT,
+        why="members of one cluster have one cookie, and one that runs cannot be told another",
+    ),
     "rabbitmq/admin": SecretSpec("password", "RabbitMQ: the deployment's own user, on the host itself"),
     "rabbitmq/app": SecretSpec("password", "RabbitMQ: the application's user"),
     "rabbitmq/operator": SecretSpec("password", "RabbitMQ: people who look at queues and empty them"),
@@ -293,9 +299,8 @@ def _files(ctx: Context) -> Iterator[Resource]:
     yield File(
         path=CURL_FILE, content=f'user = "{ADMIN}:{ctx.secret("rabbitmq/admin")}"\n', mode=0o400, secret=True
     )  # fmt: skip
-    yield File(
-        path=MONITORING_FILE, content=f"monitoring:{ctx.secret('rabbitmq/monitoring')}\n", mode=0o400, secret=True
-    )  # fmt: skip
+    login = ":".join(ctx.login(topology.MONITORING, "rabbitmq/monitoring"))
+    yield File(path=MONITORING_FILE, content=f"{login}\n", mode=0o400, secret=True)
     yield File(
         path=API, mode=0o755,
         content=ctx.render(

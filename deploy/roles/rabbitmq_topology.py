@@ -10,17 +10,21 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
 from deploy.model.catalog import DEAD_LETTERS, SERVICES
 from deploy.model.fleet import Context
 from deploy.model.resources import Only, Parameter, Phase, Query, Resource
+from deploy.model.secrets import account
 from deploy.roles.rabbitmq_members import UNIT
 
 ADMIN = "fleet"
 """The deployment's own user: administrator, from the host itself only."""
+
+MONITORING = "monitoring"
+"""Of health checks and figures: may look, and nothing else."""
 
 OPERATOR = "operator"
 """Of `fleet queue`: takes messages from any queue and puts them back where they came from."""
@@ -36,20 +40,34 @@ NOTHING = "^$"
 class User:
     """permissions: (configure, write, read), as patterns of names."""
 
-    secret: str
+    password: str = field(repr=False)
     tags: str
     permissions: tuple[str, str, str]
 
 
 def users(ctx: Context) -> dict[str, User]:
+    """By their names. A user has one password: while another takes its place, there are two users."""
+    found = {}
+    for name, (secret, tags, permissions) in _kinds(ctx).items():
+        if name == ADMIN:
+            # Nobody comes with it but the deployment, from the host itself, after its file was written.
+            found[name] = User(ctx.secret(secret), tags, permissions)
+            continue
+        for one in ctx.accepts(secret):
+            found[account(name, one.turn)] = User(one.value, tags, permissions)
+    return found
+
+
+def _kinds(ctx: Context) -> dict[str, tuple[str, str, tuple[str, str, str]]]:
+    """Name -> secret, tags, permissions."""
     exchanges, queues = ctx.fleet.profile.exchanges, ctx.fleet.profile.queues
     # Who declares anew what is there has to be allowed to make it.
     redeclared = [name for queue in queues if queue.redeclared for name in (queue.exchange, queue.name)]
     binds = [queue.name for queue in queues if queue.redeclared]
     return {
-        ADMIN: User("rabbitmq/admin", "administrator", (".*", ".*", ".*")),
+        ADMIN: ("rabbitmq/admin", "administrator", (".*", ".*", ".*")),
         # The dead letters: a worker puts there what it rejects, with the reason; only people take it from there.
-        ctx.settings.rabbitmq.user: User(
+        ctx.settings.rabbitmq.user: (
             "rabbitmq/app",
             "",
             (
@@ -59,13 +77,13 @@ def users(ctx: Context) -> dict[str, User]:
                 _any((*(queue.name for queue in queues), *(exchanges if binds else ()))),
             ),
         ),
-        OPERATOR: User(
+        OPERATOR: (
             "rabbitmq/operator",
             "",
             (NOTHING, _any(exchanges), _any(name for queue in queues for name in (queue.name, dead(queue.name)))),
         ),
         # Sees the figures of queues only in a virtual host that it may use, if only for nothing.
-        "monitoring": User("rabbitmq/monitoring", "monitoring", (NOTHING, NOTHING, NOTHING)),
+        MONITORING: ("rabbitmq/monitoring", "monitoring", (NOTHING, NOTHING, NOTHING)),
     }
 
 
@@ -113,7 +131,7 @@ def first_definitions(ctx: Context) -> dict[str, Any]:
         "users": [
             {
                 "name": ADMIN,
-                "password_hash": password_hash(ADMIN, ctx.secret(admin.secret)),
+                "password_hash": password_hash(ADMIN, admin.password),
                 "hashing_algorithm": "rabbit_password_hashing_sha256",
                 "tags": [admin.tags],
             }
@@ -181,7 +199,7 @@ def _access(ctx: Context, query: Query, port: int) -> Iterator[Parameter]:
 
     yield parameter(f"vhost {path}", "default queue type quorum", load)
     for name, user in users(ctx).items():
-        digest = password_hash(name, ctx.secret(user.secret))
+        digest = password_hash(name, user.password)
         body = {"password_hash": digest, "hashing_algorithm": "rabbit_password_hashing_sha256", "tags": user.tags}
         act = load if name == ADMIN else _put(f"users/{name}", body)
         yield parameter(f"user {name}", f"tags {user.tags or 'none'}", act)

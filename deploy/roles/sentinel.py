@@ -15,7 +15,7 @@ from deploy.model.resources import Directory, File, Parameter, Phase, Query, Res
 from deploy.model.secrets import SecretSpec
 from deploy.model.ways import Way
 from deploy.roles import redis_exporter, redis_rolling
-from deploy.roles.redis import ADMIN_FILE, PROGRAM, client, packages, users
+from deploy.roles.redis import ADMIN_FILE, PROGRAM, client, packages, passwords, users
 from deploy.roles.redis_members import INSTANCES, SENTINEL_QUERY, cluster_of
 
 UNIT = "redis-sentinel.service"
@@ -84,7 +84,7 @@ def acl(ctx: Context) -> dict[str, str]:
     """User -> rules of Sentinel itself."""
 
     def user(secret: str, allowed: str) -> str:
-        return f"on #{hashlib.sha256(ctx.secret(secret).encode()).hexdigest()} {allowed}"
+        return f"on {passwords(ctx, secret)} {allowed}"
 
     return {
         "default": "off resetchannels -@all",
@@ -112,6 +112,7 @@ def _running(ctx: Context, cli: str) -> Iterator[Resource]:
         UNIT,
     )
     yield users("sentinel", cli, UNIT, f"{FOLDER}/users.acl")
+    yield peer(ctx, cli)
     for instance in INSTANCES:
         monitor = f"{cli} -e SENTINEL MONITOR {instance} {_primary(ctx, instance)} {_port(instance)} {quorum(ctx)}"
         yield Parameter(
@@ -125,6 +126,20 @@ def _running(ctx: Context, cli: str) -> Iterator[Resource]:
             )  # fmt: skip
         yield _password(ctx, cli, instance)
         yield from _circle(ctx, query, cli, instance)
+
+
+def peer(ctx: Context, cli: str) -> Parameter:
+    """What it comes to other sentinels with. Its file had that at its birth, and is its own since."""
+    digest = hashlib.sha256(ctx.secret("sentinel/peer").encode()).hexdigest()
+    ask = f"{cli} -e SENTINEL CONFIG GET sentinel-pass"
+    return Parameter(
+        query=Query(
+            "sentinel-peer", f"said=$({ask})\nprintf 'password\\t%s\\n' "
+            "\"$(printf '%s\\n' \"$said\" | tail -n 1 | tr -d '\\n' | sha256sum | cut -d ' ' -f 1)\"", UNIT,
+        ),
+        name="password", want=digest, secret=True, at_start=True, label="sentinel: password for the others",
+        act=f"printf %s {ctx.secret('sentinel/peer')} | {cli} -e -x SENTINEL CONFIG SET sentinel-pass >/dev/null",
+    )  # fmt: skip
 
 
 def _password(ctx: Context, cli: str, instance: str) -> Parameter:

@@ -30,7 +30,7 @@ from deploy.model.resources import (
     StepClass,
     Unit,
 )
-from deploy.model.secrets import SecretSpec
+from deploy.model.secrets import Change, SecretSpec
 from deploy.model.ways import Way
 from deploy.roles import gates, upstream_release
 from deploy.roles.common import CA_FILE, certificate
@@ -39,18 +39,52 @@ from deploy.roles.upstream_release import Release
 STATE = "/var/lib/omegaup"
 JAR = "/usr/share/java/libinteractive.jar"
 
+ONE_VALUE = "the real programs compare with one value: until every host has the new one, they refuse one another"
+ELSEWHERE = "it belongs to your account there: make another one there, and store it with fleet secrets set"
+
 SECRETS: Mapping[str, SecretSpec] = {
-    "upstream/grader": SecretSpec("hex", "omegaUp: frontend and broadcaster (OMEGAUP_GRADER_SECRET)", 64),
-    "upstream/gitserver": SecretSpec("hex", "omegaUp: the frontend at the gitserver, for anything", 64),
-    "upstream/salt": SecretSpec("hex", "omegaUp: salt of old passwords (OMEGAUP_MD5_SALT)", 64),
-    "upstream/experiments": SecretSpec("hex", "omegaUp: experiments (OMEGAUP_EXPERIMENT_SECRET)", 64),
-    "upstream/course-clone": SecretSpec("hex", "omegaUp: tokens to copy a course", 64),
-    "upstream/gitserver-key": SecretSpec("hex", "omegaUp: seed of the site's key at the gitserver (Ed25519)", 64),
-    "upstream/facebook": SecretSpec("hex", "omegaUp: of your account at Facebook; one that is made fits none"),
-    "upstream/google": SecretSpec("hex", "omegaUp: of your account at Google; one that is made fits none"),
-    "upstream/github": SecretSpec("hex", "omegaUp: of your account at GitHub; one that is made fits none"),
-    "upstream/recaptcha": SecretSpec("hex", "omegaUp: of your account at reCAPTCHA; one that is made fits none"),
-    "upstream/gitserver-grader": SecretSpec("hex", "omegaUp: the grader at the gitserver, as omegaup:grader", 64),
+    "upstream/grader": SecretSpec(
+        "hex", "omegaUp: frontend and broadcaster (OMEGAUP_GRADER_SECRET)", 64, Change.AT_ONCE, ONE_VALUE
+    ),
+    "upstream/gitserver": SecretSpec(
+        "hex", "omegaUp: the frontend at the gitserver, for anything", 64, Change.AT_ONCE, ONE_VALUE
+    ),
+    "upstream/salt": SecretSpec(
+        "hex",
+        "omegaUp: salt of old passwords (OMEGAUP_MD5_SALT)",
+        64,
+        Change.NEVER,
+        "what was hashed with it (passwords of old accounts) would fit no more: such accounts would have to set "
+        "another password, and nothing tells them",
+    ),
+    "upstream/experiments": SecretSpec(
+        "hex",
+        "omegaUp: experiments (OMEGAUP_EXPERIMENT_SECRET)",
+        64,
+        Change.AT_ONCE,
+        "links that switch an experiment on, and were handed out before, no longer do",
+    ),
+    "upstream/course-clone": SecretSpec(
+        "hex", "omegaUp: tokens to copy a course", 64, Change.AT_ONCE, "tokens that were handed out before fit no more"
+    ),
+    "upstream/gitserver-key": SecretSpec(
+        "hex", "omegaUp: seed of the site's key at the gitserver (Ed25519)", 64, Change.AT_ONCE, ONE_VALUE
+    ),
+    "upstream/facebook": SecretSpec(
+        "hex", "omegaUp: of your account at Facebook; one that is made fits none", change=Change.ISSUED, why=ELSEWHERE
+    ),
+    "upstream/google": SecretSpec(
+        "hex", "omegaUp: of your account at Google; one that is made fits none", change=Change.ISSUED, why=ELSEWHERE
+    ),
+    "upstream/github": SecretSpec(
+        "hex", "omegaUp: of your account at GitHub; one that is made fits none", change=Change.ISSUED, why=ELSEWHERE
+    ),
+    "upstream/recaptcha": SecretSpec(
+        "hex", "omegaUp: of your account at reCAPTCHA; one that is made fits none", change=Change.ISSUED, why=ELSEWHERE
+    ),
+    "upstream/gitserver-grader": SecretSpec(
+        "hex", "omegaUp: the grader at the gitserver, as omegaup:grader", 64, Change.AT_ONCE, ONE_VALUE
+    ),
 }
 
 

@@ -70,6 +70,7 @@ def constants(ctx: Context) -> dict[str, Value]:
     """
     profile, settings = UPSTREAM, ctx.settings
     clone = base64.b64encode(ctx.secret("upstream/course-clone")[:32].encode()).decode()
+    rabbitmq_user, rabbitmq_password = ctx.login(settings.rabbitmq.user, "rabbitmq/app")
     own: dict[str, Value] = {
         "OMEGAUP_ENVIRONMENT": settings.environment,
         "OMEGAUP_URL": settings.upstream.url,
@@ -86,8 +87,8 @@ def constants(ctx: Context) -> dict[str, Value]:
         "OMEGAUP_GITSERVER_PUBLIC_KEY": backend.gitserver_key(ctx)[1],
         "OMEGAUP_RABBITMQ_HOST": "rabbitmq",
         "OMEGAUP_RABBITMQ_PORT": profile.port("rabbitmq", "amqp"),
-        "OMEGAUP_RABBITMQ_USERNAME": settings.rabbitmq.user,
-        "OMEGAUP_RABBITMQ_PASSWORD": ctx.secret("rabbitmq/app"),
+        "OMEGAUP_RABBITMQ_USERNAME": rabbitmq_user,
+        "OMEGAUP_RABBITMQ_PASSWORD": rabbitmq_password,
         # The other implementations are a host's own.
         "OMEGAUP_CACHE_IMPLEMENTATION": "redis",
         "REDIS_HOST": "redis",

@@ -145,9 +145,16 @@ def accounts_sql(ctx: Context) -> str:
         f"GRANT SELECT ON performance_schema.* TO '{EXPORTER}'@'localhost';",
     ]
     for login in logins(ctx):
-        password = f"IDENTIFIED WITH caching_sha2_password BY '{ctx.secret(login.secret)}'"
+        first, *second = ctx.accepts(login.secret)
+        password = f"IDENTIFIED WITH caching_sha2_password BY '{first.value}'"
         lines.append(f"CREATE USER IF NOT EXISTS {login.sql} {password};")
         lines.append(f"ALTER USER {login.sql} {password} ACCOUNT UNLOCK;")
+        # The second it takes beside the first (since 8.0.14), until it is told to forget it.
+        for other in second:
+            password = f"IDENTIFIED WITH caching_sha2_password BY '{other.value}'"
+            lines.append(f"ALTER USER {login.sql} {password} RETAIN CURRENT PASSWORD;")
+        if first.turn and not second:
+            lines.append(f"ALTER USER {login.sql} DISCARD OLD PASSWORD;")
         # Only when the file is loaded, that is when accounts have changed; for that moment the account may do nothing.
         lines.append(f"REVOKE ALL PRIVILEGES, GRANT OPTION FROM {login.sql};")
         for scope, privileges in login.scopes:
@@ -166,12 +173,12 @@ def desired(ctx: Context) -> Iterable[Resource]:
         check=ctx.render("upstream/source.sh.j2", package=PACKAGE, absent=ABSENT),
     )  # fmt: skip
     yield Package(name=PACKAGE)
-    values = variables(ctx)
+    values, base = variables(ctx), ctx.settings.base
     drop_in = f"/etc/systemd/system/{UNIT}.d/60-fleet.conf"
     yield Directory(path=f"/etc/systemd/system/{UNIT}.d")
     yield File(
         path=drop_in,
-        content=ctx.render("mysql/service.conf.j2", nofile=ctx.settings.base.service_nofile, sandbox=False),
+        content=ctx.render("mysql/service.conf.j2", nofile=base.service_nofile, sandbox=False),
     )  # Of another program than the one that was tried so confined.
     shown = {FILE_NAMES.get(name, name): FILE_VALUES.get(name, value) for name, value in values.items()}
     yield File(

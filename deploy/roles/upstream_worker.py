@@ -31,9 +31,10 @@ TIMERS = Query(
 def arguments(ctx: Context) -> list[str]:
     """Of the consumer. Its database comes from a file: with --user as an argument that would not be read."""
     settings = ctx.settings
+    user, password = ctx.login(settings.rabbitmq.user, "rabbitmq/app")
     return [
-        "--rabbitmq-username", settings.rabbitmq.user,
-        "--rabbitmq-password", ctx.secret("rabbitmq/app"),
+        "--rabbitmq-username", user,
+        "--rabbitmq-password", password,
         "--rabbitmq-host", "rabbitmq",
         "--mysql-config-file", MY_CNF,
         "--database", settings.mysql.database,

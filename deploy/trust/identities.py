@@ -10,10 +10,12 @@ import base64
 import binascii
 import getpass
 import os
+import resource
 import stat
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,8 @@ def load_identities(
     decrypted in memory, its passphrase asked for by ``passphrase`` (the terminal, where there is one).
     Raises FleetError: nothing found, unreadable, readable by others, protected, not a key, of another kind.
     """
+    # Whoever holds a key, and then what it opens, leaves no file with all its memory behind when it dies.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     environ = os.environ if environ is None else environ
     if passphrase is None and sys.stdin and sys.stdin.isatty():
         passphrase = _from_terminal
@@ -92,6 +96,8 @@ def load_identities(
     )
 
 
+# Once for a command that opens the secrets anew at each of its steps.
+@cache
 def _from_terminal(path: Path) -> str:
     return getpass.getpass(f"Passphrase of {path}: ")
 

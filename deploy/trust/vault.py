@@ -1,7 +1,10 @@
 """Secrets at rest: one age file an inventory, JSON inside, encrypted to the operators' public keys.
 
-Inside: ``{"version": 1, "secrets": {NAME: {"value": ..., "created": ISO 8601 UTC}}}``. Beside it, in plain,
-``NAME.recipients`` says whom it is encrypted to, so that it can be encrypted again without asking everybody.
+Inside: ``{"version": 2, "secrets": {NAME: {"value": VALUE, "target": VALUE or null, "phase": PHASE or null}},
+"removed": [{"who": ..., "at": ISO 8601 UTC}]}``, a VALUE being ``{"secret": ..., "created": ISO 8601 UTC, "turn": 0}``
+(see rotation.py). Version 1, which knew no changes (``{NAME: {"value": ..., "created": ...}}``), is read as well, and
+becomes version 2 at the next save. Beside it, in plain, ``NAME.recipients`` says whom it is encrypted to, so that it
+can be encrypted again without asking everybody.
 """
 
 from __future__ import annotations
@@ -10,29 +13,30 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from deploy.errors import FleetError
-from deploy.model.secrets import SecretSpec
+from deploy.model.secrets import Credential, SecretSpec
 from deploy.trust import files
 from deploy.trust.identities import Identity
 from deploy.trust.recipients import Recipient, parse_recipients, read_sidecar, write_sidecar
+from deploy.trust.rotation import Entry, Phase, Value
 from deploy.trust.sealing import seal, unseal
 from deploy.trust.secret import Secret, generate
 
-VERSION = 1
+VERSION = 2
 _NAME = re.compile(r"[a-z0-9]+(?:[._/-][a-z0-9]+)*")
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A stored secret and when it was made (ISO 8601, UTC)."""
+class Removed:
+    """Somebody who was an operator, and since when (ISO 8601, UTC) not any more."""
 
-    value: Secret
-    created: str
+    who: str
+    at: str
 
 
 class Vault:
@@ -42,9 +46,12 @@ class Vault:
     inventory's repository can add a reader to the next save, as they could add themselves to the inventory.
     """
 
-    def __init__(self, path: Path, entries: dict[str, Entry], seen: str | None) -> None:
+    def __init__(
+        self, path: Path, entries: dict[str, Entry], seen: str | None, removed: Iterable[Removed] = ()
+    ) -> None:
         """Internal: use :meth:`create` or :meth:`open`. ``seen`` is the digest of the file read."""
         self.path = path
+        self.removed = tuple(removed)
         self._entries = entries
         self._seen = seen
 
@@ -70,23 +77,61 @@ class Vault:
             hint=f"Run `fleet secrets init {path.resolve().parent.name}`.",
         )
         plain = unseal(blob, identities, path=path, sidecar=path.with_suffix(".recipients"))
-        return cls(path, _parse(plain, path), _digest(blob))
+        entries, removed = _parse(plain, path)
+        return cls(path, entries, _digest(blob), removed)
 
     def names(self) -> list[str]:
         """Names of all stored secrets, sorted."""
         return sorted(self._entries)
 
     def values(self) -> list[Secret]:
-        """All stored values, e.g. for a Masker."""
-        return [entry.value for entry in self._entries.values()]
+        """All stored values, those of changes under way included, e.g. for a Masker."""
+        return [value.secret for entry in self._entries.values() for value in entry.values]
 
     def get(self, name: str) -> Secret:
-        """The secret called ``name``; FleetError when there is none."""
-        return self._entry(name).value
+        """The value that clients of the secret called ``name`` come with; FleetError when there is none."""
+        return self.entry(name).used.secret
+
+    def accepted(self, name: str) -> tuple[Credential, ...]:
+        """What servers take; FleetError when there is no such secret."""
+        return tuple(Credential(one.secret.reveal(), one.turn) for one in self.entry(name).accepted)
 
     def created(self, name: str) -> datetime:
-        """When the secret's present value was made; FleetError when there is none."""
-        return datetime.fromisoformat(self._entry(name).created)
+        """When the value that clients come with was made; FleetError when there is none."""
+        return datetime.fromisoformat(self.entry(name).used.created)
+
+    def changing(self) -> dict[str, Phase]:
+        """The secrets that are on their way to another value, and how far."""
+        return {name: entry.phase for name, entry in sorted(self._entries.items()) if entry.phase}
+
+    def begin(self, name: str, secret: Secret) -> None:
+        """Begin a change to this value; FleetError when one is under way, or it is the value already."""
+        entry = self.entry(name)
+        if entry.phase or secret in [value.secret for value in entry.values]:
+            raise FleetError(
+                subject=f"secret {name}",
+                found=f"a change under way, in its phase {entry.phase.value!r}" if entry.phase else "the value it has",
+                expected="no change under way" if entry.phase else "another value",
+                hint="fleet secrets rotate goes on with it, or back with --abort." if entry.phase else "",
+            )
+        self._entries[name] = entry.begun(secret, _now())
+
+    def advance(self) -> None:
+        """What comes after the present phase of every change, which all hosts were proven to have."""
+        self._entries = {name: entry.proven() if entry.phase else entry for name, entry in self._entries.items()}
+
+    def turn_back(self) -> None:
+        """Every change goes the other way."""
+        self._entries = {name: entry.back() for name, entry in self._entries.items()}
+
+    def remove(self, who: str) -> None:
+        """Somebody who could read all of it is no operator any more."""
+        self.removed = (*self.removed, Removed(who, _now()))
+
+    def known_to(self, name: str) -> tuple[str, ...]:
+        """Who could read the value that clients come with, and is no operator any more."""
+        created = self.created(name)
+        return tuple(dict.fromkeys(one.who for one in self.removed if created <= datetime.fromisoformat(one.at)))
 
     def ensure(self, specs: Mapping[str, SecretSpec]) -> list[str]:
         """Generate the missing ones of ``specs``, change no existing one; the names made, in given order."""
@@ -96,21 +141,22 @@ class Vault:
         return missing
 
     def renew(self, name: str, spec: SecretSpec) -> Secret:
-        """Replace an existing secret by a new value, for a rotation; FleetError when there is none yet."""
-        self._entry(name)
+        """Replace an existing secret by a new value at once; FleetError when there is none yet."""
+        self.entry(name)
         fresh = generate(spec)
         self.put(name, fresh)
         return fresh
 
     def put(self, name: str, value: Secret) -> None:
-        """Store a value, e.g. a password that somebody else issued; replaces what was there."""
+        """Store a value, e.g. a password that somebody else issued; replaces what was there, whatever became of it."""
         if not _NAME.fullmatch(name):
             raise FleetError(
                 subject=f"secret {name!r}",
                 found="a name with other characters",
                 expected="lower-case letters and digits, in words joined by . _ / or -",
             )
-        self._entries[name] = Entry(value, datetime.now(UTC).isoformat(timespec="seconds"))
+        earlier = self._entries.get(name)
+        self._entries[name] = Entry(Value(value, _now(), earlier.used.turn if earlier else 0))
 
     def save(self, recipients: Iterable[str] | None = None) -> None:
         """Encrypt to ``recipients`` (None: those recorded beside the file) and replace the file atomically.
@@ -125,8 +171,9 @@ class Vault:
         self._write(parsed)
 
     def _write(self, recipients: Sequence[Recipient]) -> None:
-        body = {name: {"value": e.value.reveal(), "created": e.created} for name, e in sorted(self._entries.items())}
-        blob = seal(json.dumps({"version": VERSION, "secrets": body}).encode(), recipients)
+        body = {name: _written(entry) for name, entry in sorted(self._entries.items())}
+        document = {"version": VERSION, "secrets": body, "removed": [asdict(one) for one in self.removed]}
+        blob = seal(json.dumps(document).encode(), recipients)
         with files.locked(self.path.with_name(f".{self.path.name}.lock")):
             self._check_unchanged()
             # The sidecar first: a run killed in between has recorded the intention, and the next save does
@@ -153,7 +200,8 @@ class Vault:
             )
         raise FleetError(subject=str(self.path), found=found, expected="nobody else's changes", hint=hint)
 
-    def _entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> Entry:
+        """All that is stored of a secret; FleetError when there is none."""
         try:
             return self._entries[name]
         except KeyError:
@@ -169,24 +217,61 @@ def _digest(blob: bytes) -> str:
     return hashlib.sha256(blob).hexdigest()
 
 
-def _parse(plain: bytes, path: Path) -> dict[str, Entry]:
+def _parse(plain: bytes, path: Path) -> tuple[dict[str, Entry], list[Removed]]:
     # Errors say where, never what: this text is the secrets themselves. "from None", because a JSON error
     # carries the whole document it failed on.
     try:
         document: Any = json.loads(plain)
         version = int(document["version"])
-        if version == VERSION:
-            return {name: _parse_entry(item) for name, item in document["secrets"].items()}
+        if version in _READERS:
+            entries = {name: _READERS[version](item) for name, item in document["secrets"].items()}
+            return entries, [_parse_removed(item) for item in document.get("removed", [])]
     except (ValueError, KeyError, TypeError, AttributeError):
         version = None
     raise FleetError(
         subject=str(path),
         found="not a secrets document inside" if version is None else f"version {version}",
-        expected=f"a secrets document of version {VERSION}",
+        expected=f"a secrets document of version {VERSION}, or an earlier one",
         hint="Restore it from version control." if version is None else "Update this program.",
     ) from None
 
 
-def _parse_entry(item: Any) -> Entry:
+def _now() -> str:
+    # To the microsecond: whether a value was made before or after somebody left is told by it.
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _written(entry: Entry) -> dict[str, Any]:
+    return {
+        "value": _written_value(entry.value),
+        "target": _written_value(entry.target) if entry.target else None,
+        "phase": entry.phase.value if entry.phase else None,
+    }
+
+
+def _written_value(value: Value) -> dict[str, Any]:
+    return {**asdict(value), "secret": value.secret.reveal()}
+
+
+def _parse_value(item: Any) -> Value:
     datetime.fromisoformat(item["created"])
-    return Entry(Secret(item["value"]), item["created"])
+    return Value(Secret(item["secret"]), item["created"], int(item["turn"]))
+
+
+def _parse_removed(item: Any) -> Removed:
+    datetime.fromisoformat(item["at"])
+    return Removed(str(item["who"]), item["at"])
+
+
+def _parse_entry(item: Any) -> Entry:
+    target = _parse_value(item["target"]) if item["target"] else None
+    return Entry(_parse_value(item["value"]), target, Phase(item["phase"]) if item["phase"] else None)
+
+
+def _parse_first(item: Any) -> Entry:
+    """An entry of version 1."""
+    datetime.fromisoformat(item["created"])
+    return Entry(Value(Secret(item["value"]), item["created"]))
+
+
+_READERS = {1: _parse_first, 2: _parse_entry}

@@ -32,6 +32,7 @@ PAUSE = 0.02
 """Seconds between two writes of one writer."""
 EXCHANGE, QUEUE = "analytics", "AnalyticsQueue"
 TABLE = "chaos_ledger"
+USER = "omegaup"
 
 
 @dataclass
@@ -126,7 +127,7 @@ class Messages(Writer):
         connection = pika.BlockingConnection(
             pika.ConnectionParameters(
                 self.orders["address"], SERVICES["rabbitmq"].port("amqp").number,
-                credentials=pika.PlainCredentials("omegaup", self.orders["rabbitmq"]), socket_timeout=TIMEOUT,
+                credentials=pika.PlainCredentials(self.orders["user"], self.orders["rabbitmq"]), socket_timeout=TIMEOUT,
                 stack_timeout=TIMEOUT, blocked_connection_timeout=TIMEOUT, heartbeat=5,
             )
         )  # fmt: skip
@@ -230,10 +231,12 @@ class Load:
         return self.ledgers
 
 
-def _begin(pid: int, secret: Callable[[str], str], prefix: str, kinds: tuple[str, ...]) -> subprocess.Popen[str]:
+def _begin(
+    pid: int, secret: Callable[[str], str], prefix: str, kinds: tuple[str, ...], user: str = USER
+) -> subprocess.Popen[str]:
     orders = {
         "address": PROXY_ADDRESS, "prefix": prefix, "kinds": kinds, "redis": secret("redis/app"),
-        "rabbitmq": secret("rabbitmq/app"), "mysql": secret("mysql/app"),
+        "rabbitmq": secret("rabbitmq/app"), "mysql": secret("mysql/app"), "user": user,
     }  # fmt: skip
     process = subprocess.Popen(
         ["nsenter", "--target", str(pid), "--net", sys.executable, "-m", "tests.chaos.load"],
@@ -245,9 +248,9 @@ def _begin(pid: int, secret: Callable[[str], str], prefix: str, kinds: tuple[str
     return process
 
 
-def drain(pid: int, secret: Callable[[str], str]) -> list[str]:
+def drain(pid: int, secret: Callable[[str], str], user: str = USER) -> list[str]:
     """All messages that wait in the queue, taken out of it."""
-    said, errors = _begin(pid, secret, "drain", ()).communicate(timeout=120)
+    said, errors = _begin(pid, secret, "drain", (), user).communicate(timeout=120)
     assert said, errors[-2000:]
     taken: list[str] = json.loads(said)
     return taken
@@ -255,10 +258,14 @@ def drain(pid: int, secret: Callable[[str], str]) -> list[str]:
 
 @contextlib.contextmanager
 def load(
-    pid: int, secret: Callable[[str], str], prefix: str, kinds: tuple[str, ...] = tuple(KINDS), seconds: float = 2.0
-) -> Iterator[Load]:
-    """Load in the network of the process `pid` (a host's init), begun `seconds` before the block is entered."""
-    process = _begin(pid, secret, prefix, kinds)
+    pid: int, secret: Callable[[str], str], prefix: str, kinds: tuple[str, ...] = tuple(KINDS), seconds: float = 2.0,
+    user: str = USER,
+) -> Iterator[Load]:  # fmt: skip
+    """Load in the network of the process `pid` (a host's init), begun `seconds` before the block is entered.
+
+    user: as which it comes to the broker.
+    """
+    process = _begin(pid, secret, prefix, kinds, user)
     running = Load(process)
     try:
         threading.Event().wait(seconds)

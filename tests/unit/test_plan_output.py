@@ -25,6 +25,7 @@ from deploy.model import resources as want
 from deploy.model.observed import Answer, FileState, HostFactsSeen, PackageState, Snapshot, UnitState
 from deploy.model.resources import HostState
 from deploy.trust.masking import Masker
+from deploy.trust.rotation import Phase
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET, OLD_SECRET = "correct-horse-battery", "an-older-passphrase"
@@ -66,8 +67,10 @@ def pretend() -> None:
     found: dict[str, list[Step]] = {"data1": [] if "same" in sys.argv else steps(), "web1": []}
     waiver = SimpleNamespace(what="sysctl:x", why="a container cannot take it")
     host = SimpleNamespace(name="data1", settings=SimpleNamespace(waivers=(waiver,)))
+    changing = {"redis/app": Phase.USE, "mysql/app": Phase.USE} if "changing" in sys.argv else {}
+    keys = SimpleNamespace(vault=SimpleNamespace(changing=lambda: changing))
     run = SimpleNamespace(
-        plan=lambda: found, masker=Masker([SECRET, OLD_SECRET]), hosts={"data1": None, "web1": None},
+        keys=keys, plan=lambda: found, masker=Masker([SECRET, OLD_SECRET]), hosts={"data1": None, "web1": None},
         fleet=SimpleNamespace(hosts=(host,)),
     )  # fmt: skip
 
@@ -157,6 +160,12 @@ def test_json() -> None:
     assert (by_key["q:size"]["class"], by_key["q:size"]["before"], by_key["q:size"]["after"]) == ("hot", "1", "2")
     assert (by_key["q:pass"]["before"], by_key["q:pass"]["after"]) == ("********", "********")
     assert [step["key"] for step in found if step["pending"]] == ["unit:x.service"]
+
+
+def test_a_plan_says_which_secrets_change() -> None:
+    done = fleet("plan", "changing", "--no-diff")
+    assert "secrets in the phase use: redis/app, mysql/app; fleet secrets rotate goes on" in done.stdout
+    assert json.loads(fleet("plan", "changing", "--json").stdout)["secrets"] == {"redis/app": "use", "mysql/app": "use"}
 
 
 @pytest.mark.parametrize("option", [(), ("--json",)])

@@ -45,7 +45,7 @@ def roll(session: Session, options: Options, say: Say = lambda _: None) -> Rolle
     run = session.run
     if not debts(run.plan(), chosen(ways_of(run), options.service)):
         return Rolled("nothing")
-    journal = Journal.begin(session.path, "fleet roll", service=options.service, canary=options.canary)
+    journal = Journal.begin(session.path, options.doing, service=options.service, canary=options.canary)
     rolling = _Roll(session, options, journal, say)
     rolling.begin()
     return rolling.go()

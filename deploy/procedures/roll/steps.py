@@ -33,13 +33,14 @@ class Options:
     """`service`: only its members. `canary`: the host to begin with, where it is owed and does not lead.
 
     `hosts`: those to be booted anew, whether they ask for it or not. `skip`: gates by name that are not asked: for the
-    tests that show what each is there for.
+    tests that show what each is there for. `doing`: the command that it is a part of, for the journal.
     """
 
     service: str = ""
     canary: str = ""
     hosts: tuple[str, ...] = ()
     skip: frozenset[str] = frozenset()
+    doing: str = "fleet roll"
 
 
 @dataclass(frozen=True)

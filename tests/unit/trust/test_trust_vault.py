@@ -205,7 +205,7 @@ def flip(offset: int) -> Damage:
         (sealed(b'["hunter2"]'), "not a secrets document", "Restore it"),
         (sealed(b'{"version": 1, "secrets": {"a": "hunter2"}}'), "not a secrets document", "Restore it"),
         (sealed(b'{"version": 1, "secrets": {"a": {"value": ""}}}'), "not a secrets document", "Restore it"),
-        (sealed(b'{"version": 2, "secrets": {}}'), "version 2", "Update this program"),
+        (sealed(b'{"version": 3, "secrets": {}}'), "version 3", "Update this program"),
     ],
 )
 def test_each_failure_has_one_clear_message(
@@ -292,5 +292,5 @@ def test_the_age_command_line_format_is_the_common_one(vault: Vault, path: Path,
     vault.save()
     plain = pyrage.decrypt(path.read_bytes(), [pyrage.ssh.Identity.from_buffer(alice.path.read_bytes())])
     document = json.loads(plain)
-    assert document["version"] == 1
-    assert document["secrets"]["a"]["value"] == "hunter2hunter2"
+    assert document["version"] == 2
+    assert document["secrets"]["a"]["value"]["secret"] == "hunter2hunter2"

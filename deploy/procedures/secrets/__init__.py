@@ -1,0 +1,1 @@
+"""Secrets through their life: shown, edited, rotated, and who can read them."""
