@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from deploy.errors import FleetError
 from deploy.model.fleet import Cluster, Context, Fleet, Standing
 from deploy.model.observed import Answer, Snapshot
+from deploy.roles import mysql_tls
 
 FILES_QUERY = "mysql-files"
 """What can be read without the server: where the data comes from, whom it follows."""
@@ -116,7 +117,10 @@ def clusters(ctx: Context, seen: Mapping[str, Snapshot]) -> Mapping[str, Cluster
         for one in found:
             if one.held and one.running and one.name != primary:
                 _agrees(seen[one.name], one, seen[primary], primary)
-    return {"mysql": Cluster(primary, frozenset(one.name for one in found if not one.held))}
+    answers = {one.name: seen[one.name].answers.get(SERVER_QUERY, _NOTHING) for one in found}
+    unit = ctx.fleet.profile.service("mysql").units[0]
+    encrypted = mysql_tls.can_be_shut(ctx, seen, answers, unit)
+    return {"mysql": Cluster(primary, frozenset(one.name for one in found if not one.held), encrypted)}
 
 
 def _agrees(seen: Snapshot, one: Member, at_primary: Snapshot, primary: str) -> None:

@@ -169,7 +169,9 @@ def desired(ctx: Context) -> Iterable[Resource]:
     values = variables(ctx)
     drop_in = f"/etc/systemd/system/{UNIT}.d/60-fleet.conf"
     yield Directory(path=f"/etc/systemd/system/{UNIT}.d")
-    yield File(path=drop_in, content=ctx.render("mysql/service.conf.j2", nofile=ctx.settings.base.service_nofile))
+    base = ctx.settings.base
+    text = ctx.render("mysql/service.conf.j2", nofile=base.service_nofile, sandbox=base.sandbox)
+    yield File(path=drop_in, content=text)
     shown = {FILE_NAMES.get(name, name): FILE_VALUES.get(name, value) for name, value in values.items()}
     yield File(
         path=CONFIG, content=ctx.render("upstream/mysql.cnf.j2", values=shown),
