@@ -179,7 +179,9 @@ def _files(ctx: Context) -> Iterator[Resource]:
     # Before the stamp (50): what the server refuses to load must not count as loaded.
     yield File(
         path=f"/etc/systemd/system/{UNIT}.d/40-fleet-reload.conf",
-        content=ctx.render("mysql/reload.conf.j2", socket=SOCKET),
+        content=ctx.render(
+            "mysql/reload.conf.j2", client="/usr/bin/mariadb", statement="FLUSH LOCAL SSL", socket=SOCKET
+        ),
         absent=not mysql_tls.on(ctx),
     )
     yield File(

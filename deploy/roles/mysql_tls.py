@@ -28,7 +28,9 @@ CIPHERS = ":".join(
 )
 """Of TLS 1.2: with forward secrecy, authenticated. (The server hands the list to OpenSSL, which keeps those of 1.3.)"""
 
-RESTART_ONLY = ("ssl_ca", "ssl_cert", "ssl_key", "ssl_crl", "ssl_cipher", "tls_version")
+FILES = {"ssl_ca": CA_FILE, "ssl_cert": CERTIFICATE, "ssl_key": KEY, "ssl_crl": CRL_FILE}
+"""Variables of both servers, and what they lead to."""
+RESTART_ONLY = (*FILES, "ssl_cipher", "tls_version")
 
 CLIENTS = ("frontend", "grader", "worker")
 """Services whose hosts have a file that says whether they insist."""
@@ -47,9 +49,8 @@ def shut(ctx: Context) -> bool:
 
 def variables(ctx: Context) -> dict[str, str]:
     """Running variables as the server prints them: empty for what is not set."""
-    paths = {"ssl_ca": CA_FILE, "ssl_cert": CERTIFICATE, "ssl_key": KEY, "ssl_crl": CRL_FILE}
     return {
-        **{name: path if on(ctx) else "" for name, path in paths.items()},
+        **{name: path if on(ctx) else "" for name, path in FILES.items()},
         "ssl_cipher": CIPHERS if on(ctx) else "",
         "tls_version": VERSIONS,
         "require_secure_transport": "ON" if shut(ctx) else "OFF",

@@ -107,7 +107,7 @@ def _leaf(
     host: HostSpec, name: str, text: str, authorities: Authorities, reissue: Mapping[str, str], now: datetime,
     *, stray: bool,
 ) -> Leaf:  # fmt: skip
-    service = SERVICES.get(name)
+    service = next((one for one in host.services if one.name == name), SERVICES.get(name))
     owner = service.identity.owner if service and service.identity else ""
     ports = tuple(port.number for port in service.ports if host.encrypts(port)) if service and not stray else ()
     if not text:
