@@ -181,9 +181,9 @@ def desired(ctx: Context) -> Iterable[Resource]:
         path=CONFIG, content=ctx.render("upstream/mysql.cnf.j2", values=shown),
         check='mysqld --defaults-file="$CANDIDATE" --user=mysql --validate-config',
     )  # fmt: skip
+    yield certificate(ctx, "mysql")
     loaded: tuple[str, ...] = ()
     if ctx.settings.mysql.tls:
-        yield certificate(ctx, "mysql")
         client, statement = "/usr/bin/mysql", "ALTER INSTANCE RELOAD TLS"
         text = ctx.render("mysql/reload.conf.j2", client=client, statement=statement, socket=SOCKET)
         yield File(path=f"/etc/systemd/system/{UNIT}.d/40-fleet-reload.conf", content=text)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from deploy.converge import desired
 from deploy.converge.compare import steps
 from deploy.converge.desired import host_state
+from deploy.converge.engine import Run
 from deploy.model.fleet import Context, Live
 from deploy.model.observed import Answer, FileState, HostFactsSeen, Snapshot, UnitState
 from deploy.model.resources import File, Parameter, Phase, Resource, StepClass, Unit
@@ -258,3 +262,14 @@ def test_that_word_comes_after_all_that_makes_a_client_prefer_tls() -> None:
             assert keys.index(f"file:/etc/omegaup/{service}/{config}") < word
             code = "frontend: release" if service == "frontend" else "services: release"
             assert keys.index(code) < word
+
+
+def test_what_a_run_could_not_shut_at_its_beginning_it_leaves_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or its second look, by which every member serves TLS, would want what was not in its plan."""
+    keys: Any = SimpleNamespace(vault=SimpleNamespace(values=list))
+    shut_by_then = iter([frozenset(), frozenset({"mysql"})])
+    monkeypatch.setattr(desired, "live", lambda *_: Live({"mysql": "data1"}, encrypted=next(shut_by_then)))
+    run = Run(context().fleet, Path(), keys, {}, frozenset())
+    for _ in range(2):
+        run.look_all()
+        assert run.live.encrypted == frozenset()
