@@ -94,15 +94,21 @@ def standings(ctx: Context, seen: Mapping[str, Snapshot]) -> Iterator[Standing]:
                 CLUSTER, host.name, "replica", well and (not wanted or sync == "acknowledges"),
                 f"of {names.get(one.follows, one.follows)}, {values.get('threads', '')}, "
                 f"{values.get('lag', '?')} s behind, at {values.get('position', '?')}, semi-sync: {sync}"
-                + (", takes writes" if one.writable else ""),
+                + (", takes writes" if one.writable else "") + _plain(ctx, values),
             )  # fmt: skip
         else:
             well = one.writable and lone and (not wanted or sync == "waits for a replica")
             yield Standing(
                 CLUSTER, host.name, "primary" if one.writable else "follows nobody", well,
                 ("takes writes" if one.writable else "takes no writes")
-                + f", at {values.get('position', '?')}, semi-sync: {sync}",
+                + f", at {values.get('position', '?')}, semi-sync: {sync}" + _plain(ctx, values),
             )  # fmt: skip
+
+
+def _plain(ctx: Context, values: Mapping[str, str]) -> str:
+    """What is said of a member that is to be shut to plain text, and is not yet."""
+    takes = mysql_tls.on(ctx) and values.get("variable require_secure_transport") == "OFF"
+    return ", takes plain text" if takes else ""
 
 
 def clusters(ctx: Context, seen: Mapping[str, Snapshot]) -> Mapping[str, Cluster]:

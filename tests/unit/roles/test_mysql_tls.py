@@ -20,7 +20,7 @@ from deploy.model.observed import Answer, FileState, HostFactsSeen, Snapshot, Un
 from deploy.model.resources import File, Parameter, Phase, Resource, StepClass, Unit
 from deploy.procedures.roll.order import debts
 from deploy.roles import mysql, mysql_access, mysql_tls
-from deploy.roles.mysql_members import FILES_QUERY, SERVER_QUERY, clusters
+from deploy.roles.mysql_members import FILES_QUERY, SERVER_QUERY, clusters, standings
 from deploy.trust.certificates import LeafProfile
 from tests.unit.roles.test_mysql import HOSTS, context
 
@@ -273,3 +273,11 @@ def test_what_a_run_could_not_shut_at_its_beginning_it_leaves_to_the_next(monkey
     for _ in range(2):
         run.look_all()
         assert run.live.encrypted == frozenset()
+
+
+def test_status_says_who_takes_plain_text_though_it_is_not_to() -> None:
+    seen = fleet(data3=member(**{**SERVED, "variable require_secure_transport": "OFF"}))
+    said = {one.host: one.detail for one in standings(context(), seen)}
+    assert said["data3"].endswith(", takes plain text")
+    assert "plain text" not in said["data2"]
+    assert "plain" not in "".join(one.detail for one in standings(context(mysql={"tls": False}), seen))
