@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from deploy.converge import shell
 from deploy.errors import FleetError
-from deploy.model.catalog import SSL_DIR, Port, Service, Tls
+from deploy.model.catalog import SSL_DIR, Port, Service
 from deploy.model.fleet import HostSpec
 from deploy.roles.common import CA_FILE, CRL_FILE
 
@@ -54,7 +54,14 @@ class Canary:
 
 def ports(host: HostSpec) -> list[tuple[Service, Port]]:
     """The TLS ports of a host, as the catalog knows them."""
-    return [(service, port) for service in host.services for port in service.ports if port.tls is Tls.MUTUAL]
+    return [(service, port) for service in host.services for port in service.ports if host.encrypts(port)]
+
+
+def _handshake(host: HostSpec, number: int) -> str:
+    """s_client's words for a port of a host, and for how TLS is begun there."""
+    words = f"openssl s_client -connect {host.address}:{number} -servername {host.name} -CAfile {CA_FILE}"
+    begun = next((port.starttls for _, port in ports(host) if port.number == number), "")
+    return f"{words} -starttls {begun}" if begun else words
 
 
 def script(host: HostSpec, nonce: str, *, served: bool) -> str:
@@ -72,8 +79,8 @@ def script(host: HostSpec, nonce: str, *, served: bool) -> str:
         pair = f"-cert {SSL_DIR}/{pair}.crt -key {SSL_DIR}/{pair}.key"
         parts += [
             f"echo '@@{nonce} port {port.number}'",
-            f"timeout {SECONDS} openssl s_client -connect {host.address}:{port.number} -servername {host.name} "
-            f"-verify_hostname {host.name} -CAfile {CA_FILE} {pair} </dev/null 2>&1 | {_KEPT}; echo",
+            f"timeout {SECONDS} {_handshake(host, port.number)} -verify_hostname {host.name} {pair} </dev/null 2>&1 | "
+            f"{_KEPT}; echo",
         ]
     parts.append(f"echo '@@{nonce} end'")
     body = "\n".join(parts)
@@ -149,8 +156,7 @@ def shows(host: HostSpec, numbers: Iterable[int], canaries: Iterable[Canary], no
             parts.append(f"base64 -d >\"$folder/{end}\" <<'CONTENT'\n{shell.encode(text)}\nCONTENT")
         for number in numbers:
             parts += [
-                f"said=$(timeout {SECONDS} openssl s_client -tls1_2 -connect {host.address}:{number} "
-                f'-servername {host.name} -CAfile {CA_FILE} -cert "$folder/crt" -key "$folder/key" '
+                f'said=$(timeout {SECONDS} {_handshake(host, number)} -tls1_2 -cert "$folder/crt" -key "$folder/key" '
                 "</dev/null 2>&1) && code=0 || code=$?",
                 # Who is not there refuses nobody.
                 "case $said in *'-----BEGIN CERTIFICATE-----'*) ;; *) code=absent ;; esac",

@@ -232,7 +232,7 @@ def live(fleet: Fleet, contexts: Mapping[str, Context], seen: Mapping[str, Snaps
     """
     first = Live.first_boot(fleet)
     leaders, empty = dict(first.leaders), dict(first.empty)
-    proven = set()
+    proven, encrypted = set(), set(first.encrypted)
     for service in fleet.services():
         if not service.replicated:
             continue
@@ -241,4 +241,6 @@ def live(fleet: Fleet, contexts: Mapping[str, Context], seen: Mapping[str, Snaps
             if cluster.leader is not None:
                 leaders[name], empty[name] = cluster.leader, cluster.empty
                 proven.add(name)
-    return Live(leaders, frozenset(proven), empty)
+                if not cluster.encrypted:
+                    encrypted.discard(name)
+    return Live(leaders, frozenset(proven), empty, frozenset(encrypted))

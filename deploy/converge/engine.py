@@ -140,7 +140,9 @@ class Run:
         while True:
             try:
                 contexts = {name: self.context(name) for name in self.hosts}
-                self.live = desired.live(self.fleet, contexts, self.snapshots)
+                live = desired.live(self.fleet, contexts, self.snapshots)
+                # What could not be shut at the beginning of a run is left to another: what is desired must not change.
+                self.live = replace(live, encrypted=live.encrypted & self.live.encrypted)
             except Unsettled:
                 if time.monotonic() >= until:
                     raise

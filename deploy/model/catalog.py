@@ -59,6 +59,10 @@ class Port:
     """Its server listens on every address, whatever it is told: the firewall alone keeps it to the loopback."""
     lists: bool = True
     """With TLS: what listens here reads the CA's revocation list. Go's own TLS does not."""
+    starttls: str = ""
+    """With TLS: what is spoken before it begins, as OpenSSL's s_client calls that; empty: nothing."""
+    tls_setting: str = ""
+    """A setting (SECTION.NAME) by which its TLS can be turned off."""
 
     @property
     def shown(self) -> str:
@@ -268,7 +272,16 @@ CATALOG: Final[tuple[Service, ...]] = (
         "The database: a primary and its replicas",
         units=("mariadb.service", "omegaup-mysql-agent.service"),
         ports=(
-            Port("mysql", 3306, _clients("frontend", "grader", "worker", "monitoring"), peers=True),
+            # Who shows no certificate gets as far as the account, which wants its role's.
+            Port(
+                "mysql",
+                3306,
+                _clients("frontend", "grader", "worker", "monitoring"),
+                Tls.MUTUAL,
+                peers=True,
+                starttls="mysql",
+                tls_setting="mysql.tls",
+            ),
             Port("role", 3380, _clients("proxy")),
             # Monitoring reads figures here; a copy is given to other members only (the certificate's role).
             Port("seed", 4444, _clients("monitoring"), tls=Tls.MUTUAL, peers=True),

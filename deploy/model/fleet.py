@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from deploy.errors import FleetError, FleetErrors
-from deploy.model.catalog import ANYONE, CATALOG, RELEASES, Port, Release, Service
+from deploy.model.catalog import ANYONE, CATALOG, RELEASES, Port, Release, Service, Tls
 from deploy.model.profiles import PROFILES, REFERENCE, Profile
 from deploy.model.resources import Waiver
 from deploy.model.secrets import Credential, account
@@ -39,6 +39,11 @@ class HostSpec:
 
     def has(self, service: str) -> bool:
         return any(own.name == service for own in self.services)
+
+    def encrypts(self, port: Port) -> bool:
+        """Whether this port of the host is served with TLS."""
+        section, _, name = port.tls_setting.partition(".")
+        return port.tls is Tls.MUTUAL and (not section or bool(getattr(getattr(self.settings, section), name)))
 
 
 @dataclass(frozen=True)
@@ -90,11 +95,13 @@ class Fleet:
 class Cluster:
     """What the members of a cluster were seen to be. `leader` None: none of them has ever run.
 
-    `empty` are members proven to hold nothing: new, or made anew after their disk was lost.
+    `empty` are members proven to hold nothing: new, or made anew after their disk was lost. `encrypted`: nobody needs
+    to reach them in plain text any more, so that it can be shut out.
     """
 
     leader: str | None
     empty: frozenset[str] = frozenset()
+    encrypted: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,11 +120,13 @@ class Live:
     """Who leads each cluster, as its members said when they were looked at.
 
     Before the first boot it is the first member of the inventory, all are empty, and `proven` lacks the cluster.
+    `encrypted`: the clusters that shut out plain text, where their settings have TLS; a new one does so at once.
     """
 
     leaders: Mapping[str, str]
     proven: frozenset[str] = frozenset()
     empty: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    encrypted: frozenset[str] = frozenset()
 
     @staticmethod
     def first_boot(fleet: Fleet) -> Live:
@@ -130,6 +139,7 @@ class Live:
         return Live(
             {cluster: names[0] for cluster, names in members.items()},
             empty={cluster: frozenset(names) for cluster, names in members.items()},
+            encrypted=frozenset(members),
         )
 
 

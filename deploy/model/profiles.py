@@ -81,8 +81,9 @@ _UPSTREAM: Final[dict[str, Service]] = {
         doc="The database: one MySQL server of 8.0 or later",
         module="upstream_mysql",
         units=("mysql.service",),
+        # Served with TLS as well; but the site's own code has no way to ask for it.
         ports=(Port("mysql", 3306, _clients("frontend", "grader", "gitserver", "worker", "monitoring")),),
-        identity=None,
+        identity=Identity(server=True, client=False, owner="mysql"),
         clusters=(),
         metrics=(Metrics("mysql", "exporter", by="mysql-exporter"),),
     ),

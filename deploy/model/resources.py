@@ -32,6 +32,8 @@ class Phase(IntEnum):
     UNITS = 3
     STATE = 4
     MEMBERS = 5
+    LAST = 6
+    """What shuts somebody out, once every member is what it should be."""
 
 
 PREVIOUS = "/var/lib/fleet/previous"

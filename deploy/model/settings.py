@@ -252,6 +252,10 @@ class Mysql(Section):
         30.0, "A replica further behind is given no reads", applies="restart", unit="seconds", ge=0, le=86400
     )
     innodb_log_file_size: Size = setting(96 * MIB, "Redo log", applies="hot", unit="bytes", ge=4 * MIB)
+    tls: bool = setting(
+        True, "Its clients and replicas come by TLS, with a certificate of their role; off: by password alone, in plain"
+        " text", applies="restart",
+    )  # fmt: skip
 
 
 class Backend(Section):

@@ -21,7 +21,7 @@ from deploy.model.resources import (
     Unit,
 )
 from deploy.model.ways import Way
-from deploy.roles import gates
+from deploy.roles import gates, mysql_tls
 from deploy.roles.common import CA_FILE, CRL_FILE, certificate
 
 HOME = "/opt/omegaup/services"
@@ -158,10 +158,12 @@ def listen(name: str, port: str) -> dict[str, object]:
     return {"host": "0.0.0.0", "port": SERVICES[name].port(port).number}  # noqa: S104  # nosec B104
 
 
-def mysql(ctx: Context, user_secret: str, user: str, pool: int) -> dict[str, object]:
+def mysql(ctx: Context, name: str, pool: int) -> dict[str, object]:
+    """name: of the service, which is its user's as well."""
     return {
-        "host": "mysql", "port": SERVICES["mysql"].port("mysql").number, "user": user,
-        "password": ctx.secret(user_secret), "database": ctx.settings.mysql.database, "pool_size": pool,
+        "host": "mysql", "port": SERVICES["mysql"].port("mysql").number, "user": name,
+        "password": ctx.secret(f"mysql/{name}"), "database": ctx.settings.mysql.database, "pool_size": pool,
+        **mysql_tls.client(ctx, name),
     }  # fmt: skip
 
 

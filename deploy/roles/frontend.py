@@ -26,7 +26,7 @@ from deploy.model.resources import (
     StepClass,
 )
 from deploy.model.ways import Way
-from deploy.roles import graceful
+from deploy.roles import graceful, mysql_tls
 from deploy.roles.backend import url
 from deploy.roles.common import CA_FILE, CRL_FILE, certificate
 from deploy.roles.nginx import nginx
@@ -125,6 +125,8 @@ def _configuration(ctx: Context, target: str) -> Iterator[Resource]:
         "OMEGAUP_DB_USER": settings.mysql.user,
         "OMEGAUP_DB_PASS": ctx.secret("mysql/app"),
         "OMEGAUP_DB_NAME": settings.mysql.database,
+        "OMEGAUP_DB_TLS": mysql_tls.on(ctx),
+        "OMEGAUP_DB_TLS_INSIST_FILE": mysql_tls.insist_file("frontend"),
         "OMEGAUP_RABBITMQ_HOST": "rabbitmq",
         "OMEGAUP_RABBITMQ_PORT": rabbitmq.port("amqp").number,
         "OMEGAUP_RABBITMQ_USERNAME": rabbitmq_user,
@@ -151,6 +153,7 @@ def _configuration(ctx: Context, target: str) -> Iterator[Resource]:
         # The application itself says whether it can work with it.
         check=f'OMEGAUP_CONFIG="$CANDIDATE" {php} -r {shlex.quote(application)}',
     )  # fmt: skip
+    yield mysql_tls.insists(ctx, "frontend")
 
 
 def literal(value: str | int | bool) -> str:

@@ -8,7 +8,7 @@ from deploy.model.catalog import DEAD_LETTERS
 from deploy.model.fleet import Context
 from deploy.model.resources import Resource
 from deploy.model.ways import Way
-from deploy.roles import backend
+from deploy.roles import backend, mysql_tls
 
 
 def desired(ctx: Context) -> Iterable[Resource]:
@@ -17,7 +17,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
         "listen": backend.listen("grader", "https"),
         "runners_listen": backend.listen("grader", "runners"),
         "tls": backend.tls("grader"),
-        "mysql": backend.mysql(ctx, "mysql/grader", "grader", settings.mysql_pool),
+        "mysql": backend.mysql(ctx, "grader", settings.mysql_pool),
         "rabbitmq": backend.rabbitmq(ctx),
         "dead_letters": DEAD_LETTERS,
         "gitserver": {"url": backend.url("gitserver")},
@@ -26,6 +26,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
         "log": backend.log(settings.log_level),
     }
     yield from backend.service(ctx, "grader", config)
+    yield mysql_tls.insists(ctx, "grader")
 
 
 def ways(ctx: Context) -> Iterable[Way]:

@@ -29,8 +29,8 @@ from deploy.model.resources import (
 )
 from deploy.model.ways import Way
 from deploy.roles import mysql_access as access
-from deploy.roles import mysql_agent, mysql_rolling
-from deploy.roles.common import timer
+from deploy.roles import mysql_agent, mysql_rolling, mysql_tls
+from deploy.roles.common import CA_FILE, CRL_FILE, timer
 from deploy.roles.mysql_agent import agent
 from deploy.roles.mysql_members import FILES_QUERY, SERVER_QUERY, clusters, standings
 
@@ -61,7 +61,9 @@ COLLATION = "utf8mb4_unicode_ci"
 GTID_DOMAIN = 1
 KIB, MIB = 1024, 1024**2
 
-RESTART_ONLY = frozenset({"bind_address", "log_bin", "log_slave_updates", "relay_log", "skip_name_resolve"})
+RESTART_ONLY = frozenset(
+    {"bind_address", "log_bin", "log_slave_updates", "relay_log", "skip_name_resolve", *mysql_tls.RESTART_ONLY}
+)
 """What information_schema.SYSTEM_VARIABLES calls READ_ONLY, of the variables below (measured on 10.11.19)."""
 
 REPLICATION_STOPPED = frozenset({"slave_net_timeout", "slave_parallel_threads"})
@@ -123,6 +125,7 @@ def variables(ctx: Context) -> dict[str, str]:
         "read_only": "ON",
         "event_scheduler": "OFF",
         "time_zone": "+00:00",
+        **mysql_tls.variables(ctx),
     }
 
 
@@ -137,8 +140,9 @@ def desired(ctx: Context) -> Iterable[Resource]:
     yield Package(name="curl")
     yield from _files(ctx)
     yield Unit(
-        name=UNIT, rolling=True, restart_files=(f"/etc/systemd/system/{UNIT}.d/60-fleet.conf",), start_files=(CONFIG,)
-    )
+        name=UNIT, rolling=True, restart_files=(f"/etc/systemd/system/{UNIT}.d/60-fleet.conf",), start_files=(CONFIG,),
+        reload_files=(mysql_tls.CERTIFICATE, CA_FILE, CRL_FILE) if mysql_tls.on(ctx) else (),
+    )  # fmt: skip
     yield from timer(ctx, "mysql", WATCH, tool=ROLE_TOOL)
     yield from agent(ctx, SOCKET)
     server = _server(ctx)
@@ -172,11 +176,21 @@ def _files(ctx: Context) -> Iterator[Resource]:
             "mysql/service.conf.j2", nofile=ctx.settings.base.service_nofile, sandbox=ctx.settings.base.sandbox
         ),
     )
+    # Before the stamp (50): what the server refuses to load must not count as loaded.
+    yield File(
+        path=f"/etc/systemd/system/{UNIT}.d/40-fleet-reload.conf",
+        content=ctx.render(
+            "mysql/reload.conf.j2", client="/usr/bin/mariadb", statement="FLUSH LOCAL SSL", socket=SOCKET
+        ),
+        absent=not mysql_tls.on(ctx),
+    )
     yield File(
         path=CONFIG,
         content=ctx.render(
             "mysql/fleet.cnf.j2",
-            values={FILE_NAMES.get(name, name): FILE_VALUES.get(name, value) for name, value in values.items()},
+            values={
+                FILE_NAMES.get(name, name): FILE_VALUES.get(name, value) for name, value in values.items() if value
+            },
         ),
         check=CHECK,
     )
@@ -188,7 +202,8 @@ def _files(ctx: Context) -> Iterator[Resource]:
             seed_file=SEED_FILE, seed_unit=SEED_UNIT, replica_file=REPLICA_FILE, replica_user=access.REPLICA,
             port=port, domain=GTID_DOMAIN, members=" ".join(host.address for host in ctx.fleet.members("mysql")),
             address=ctx.host.address, copies=SERVICES["mysql"].port("seed").number, ssl=SSL_DIR,
-            promised=PROMISED, seed_seconds=SEED_SECONDS,
+            promised=PROMISED, seed_seconds=SEED_SECONDS, transport=mysql_tls.replication(ctx),
+            encrypted=mysql_tls.shut(ctx), certificate=values["ssl_cert"],
         ),
         mode=0o755,
     )  # fmt: skip
@@ -199,7 +214,7 @@ def _files(ctx: Context) -> Iterator[Resource]:
             address=ctx.host.address, socket=SOCKET, seed_file=SEED_FILE, seed_user=access.SEED,
             replica_file=REPLICA_FILE, replica_user=access.REPLICA, agent=access.AGENT, port=port,
             semi_sync=semi_sync(ctx), database=ctx.settings.mysql.database, promised=PROMISED, closed=CLOSED,
-            opened=OPENED,
+            opened=OPENED, transport=mysql_tls.replication(ctx),
         ),
     )  # fmt: skip
     files = _files_query(ctx)
@@ -211,7 +226,11 @@ def _files(ctx: Context) -> Iterator[Resource]:
         return
     yield File(
         path=SEED_FILE,
-        content=ctx.render("mysql/seed.cnf.j2", user=access.SEED, password=ctx.secret("mysql/seed"), port=port),
+        content=ctx.render(
+            "mysql/seed.cnf.j2", user=access.SEED, password=ctx.secret("mysql/seed"), port=port,
+            encrypted=mysql_tls.shut(ctx), ca=CA_FILE, crl=CRL_FILE, certificate=mysql_tls.CERTIFICATE,
+            key=mysql_tls.KEY,
+        ),
         mode=0o400, secret=True,
     )  # fmt: skip
     yield File(path=REPLICA_FILE, content=ctx.secret("mysql/replica") + "\n", mode=0o400, secret=True)
@@ -238,7 +257,8 @@ def _server(ctx: Context) -> Query:
     """One question for all of it, the same on every member: who leads is only known from its answers."""
     script = ctx.render(
         "mysql/look.sh.j2", client=CLIENT, origin_file=ORIGIN, data=DATA, replica_file=REPLICA_FILE,
-        variables=[access.literal(name.upper()) for name in variables(ctx)],
+        variables=[access.literal(name.upper()) for name in variables(ctx)], ca=CA_FILE,
+        certificate=mysql_tls.CERTIFICATE,
         database=ctx.settings.mysql.database,
         accounts=access.digests(ctx),
         declared=[access.literal(login.name) for login in access.logins(ctx)] or ["''"],
@@ -270,6 +290,7 @@ def _variable(server: Query, name: str, value: str, *, at_start: bool) -> Parame
     return Parameter(
         query=server, name=f"variable {name}", want=value, at_start=at_start, label=f"mysql:{name}",
         step=StepClass.RESTART if restart else StepClass.HOT, act="" if restart else act,
+        phase=Phase.LAST if (name, value) == ("require_secure_transport", "ON") else Phase.STATE,
     )  # fmt: skip
 
 
@@ -355,7 +376,10 @@ def _replica(ctx: Context, server: Query) -> Iterator[Resource]:
     wants = {
         "data": ("held", f"{TOOL} seed {primary}"),
         "writes": ("none of its own", f"{TOOL} errant {primary}"),
-        "replication": (f"from {primary}:{port} as {access.REPLICA} by Slave_Pos", f"{TOOL} follow {primary}"),
+        "replication": (
+            f"from {primary}:{port} as {access.REPLICA} by Slave_Pos{mysql_tls.shown(ctx)}",
+            f"{TOOL} follow {primary}",
+        ),
         "password": ("as declared", f"{TOOL} follow {primary}"),
         "threads": ("io Yes, sql Yes", f"{TOOL} follow {primary}"),
     }

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from deploy.errors import FleetError
 from deploy.model.fleet import Context
-from deploy.model.resources import Only, Parameter, Query, Resource
+from deploy.model.resources import Only, Parameter, Phase, Query, Resource
 from deploy.model.secrets import SecretSpec
+from deploy.roles import mysql_tls
 
 SECRETS: Mapping[str, SecretSpec] = {
     "mysql/app": SecretSpec("password", "MySQL: the frontend"),
@@ -48,7 +49,8 @@ AGENT_PRIVILEGES = ("BINLOG MONITOR", "LOCK TABLES", "PROCESS", "RELOAD", "SLAVE
 
 @dataclass(frozen=True)
 class Login:
-    """An account: the user of one client address. `grants`: scope, as SQL has it -> privileges.
+    """An account: the user of one client address. `grants`: scope, as SQL has it -> privileges. `role`: of the
+    certificate that it shows.
 
     Without a secret it is the agent or the exporter, on the host itself.
     """
@@ -57,6 +59,7 @@ class Login:
     address: str
     secret: str
     grants: Mapping[str, tuple[str, ...]]
+    role: str = ""
 
     @property
     def name(self) -> str:
@@ -107,7 +110,7 @@ def logins(ctx: Context) -> tuple[Login, ...]:
         "worker": (WORKER, "mysql/worker", {table % name: WORK for name in WORKER_TABLES}),
     }
     found = [
-        Login(user, host.address, secret, grants)
+        Login(user, host.address, secret, grants, service)
         for service, (user, secret, grants) in needs.items()
         for host in ctx.fleet.members(service)
     ]
@@ -116,8 +119,9 @@ def logins(ctx: Context) -> tuple[Login, ...]:
     members = ctx.fleet.members("mysql")
     # For every member, the primary too: after a failover it is the one that follows.
     for host in members if len(members) > 1 else ():
-        found.append(Login(REPLICA, host.address, "mysql/replica", {"*.*": ("REPLICATION SLAVE",)}))
-        found.append(Login(SEED, host.address, "mysql/seed", {"*.*": PEER_PRIVILEGES, everything: ("SELECT",)}))
+        found.append(Login(REPLICA, host.address, "mysql/replica", {"*.*": ("REPLICATION SLAVE",)}, "mysql"))
+        asked = {"*.*": PEER_PRIVILEGES, everything: ("SELECT",)}
+        found.append(Login(SEED, host.address, "mysql/seed", asked, "mysql"))
     return tuple(found)
 
 
@@ -151,6 +155,7 @@ def accounts(ctx: Context, query: Query, sql: str, tool: str) -> Iterator[Resour
         yield Parameter(
             query=query, name=f"grants {login.name}", want=login.shown, act=_grant(ctx, sql, tool, login)
         )  # fmt: skip
+        yield _requires(ctx, query, sql, login)
     names = {login.name for login in everybody}
     yield Only(
         query=query, prefix="account ", names=frozenset(f"account {name}" for name in names | OWN),
@@ -161,6 +166,16 @@ def accounts(ctx: Context, query: Query, sql: str, tool: str) -> Iterator[Resour
     yield Only(
         query=query, prefix="grants ", names=frozenset(f"grants {name}" for name in names),
         act=f'{tool} drop grants "$NAME"',
+    )  # fmt: skip
+
+
+def _requires(ctx: Context, query: Query, sql: str, login: Login) -> Parameter:
+    """The certificate that is wanted: set when everybody shows it, taken back before anybody does not."""
+    wanted = mysql_tls.subject(ctx, login.role) if login.role and mysql_tls.shut(ctx) else ""
+    require = f"SUBJECT {literal(wanted)}" if wanted else "NONE"
+    return Parameter(
+        query=query, name=f"requires {login.name}", want=f"{mysql_tls.ONLY}{wanted}" if wanted else "nothing",
+        act=_run(sql, f"ALTER USER {login.sql} REQUIRE {require};"), phase=Phase.LAST if wanted else Phase.STATE,
     )  # fmt: skip
 
 
@@ -175,7 +190,7 @@ def declared(login: Login, passwords: list[str]) -> str:
     ways = " OR ".join(f"mysql_native_password USING '{one}'" for one in passwords) or "unix_socket"
     way = f"IDENTIFIED VIA {ways}"
     free = (
-        "REQUIRE NONE WITH MAX_QUERIES_PER_HOUR 0 MAX_UPDATES_PER_HOUR 0 MAX_CONNECTIONS_PER_HOUR 0 "
+        "WITH MAX_QUERIES_PER_HOUR 0 MAX_UPDATES_PER_HOUR 0 MAX_CONNECTIONS_PER_HOUR 0 "
         "MAX_USER_CONNECTIONS 0 MAX_STATEMENT_TIME 0 PASSWORD EXPIRE DEFAULT ACCOUNT UNLOCK"
     )
     return f"CREATE USER IF NOT EXISTS {login.sql} {way};\nALTER USER {login.sql} {way} {free};"

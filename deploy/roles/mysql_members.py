@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from deploy.errors import FleetError
 from deploy.model.fleet import Cluster, Context, Fleet, Standing
 from deploy.model.observed import Answer, Snapshot
+from deploy.roles import mysql_tls
 
 FILES_QUERY = "mysql-files"
 """What can be read without the server: where the data comes from, whom it follows."""
@@ -93,15 +94,21 @@ def standings(ctx: Context, seen: Mapping[str, Snapshot]) -> Iterator[Standing]:
                 CLUSTER, host.name, "replica", well and (not wanted or sync == "acknowledges"),
                 f"of {names.get(one.follows, one.follows)}, {values.get('threads', '')}, "
                 f"{values.get('lag', '?')} s behind, at {values.get('position', '?')}, semi-sync: {sync}"
-                + (", takes writes" if one.writable else ""),
+                + (", takes writes" if one.writable else "") + _plain(ctx, values),
             )  # fmt: skip
         else:
             well = one.writable and lone and (not wanted or sync == "waits for a replica")
             yield Standing(
                 CLUSTER, host.name, "primary" if one.writable else "follows nobody", well,
                 ("takes writes" if one.writable else "takes no writes")
-                + f", at {values.get('position', '?')}, semi-sync: {sync}",
+                + f", at {values.get('position', '?')}, semi-sync: {sync}" + _plain(ctx, values),
             )  # fmt: skip
+
+
+def _plain(ctx: Context, values: Mapping[str, str]) -> str:
+    """What is said of a member that is to be shut to plain text, and is not yet."""
+    takes = mysql_tls.on(ctx) and values.get("variable require_secure_transport") == "OFF"
+    return ", takes plain text" if takes else ""
 
 
 def clusters(ctx: Context, seen: Mapping[str, Snapshot]) -> Mapping[str, Cluster]:
@@ -116,7 +123,10 @@ def clusters(ctx: Context, seen: Mapping[str, Snapshot]) -> Mapping[str, Cluster
         for one in found:
             if one.held and one.running and one.name != primary:
                 _agrees(seen[one.name], one, seen[primary], primary)
-    return {"mysql": Cluster(primary, frozenset(one.name for one in found if not one.held))}
+    answers = {one.name: seen[one.name].answers.get(SERVER_QUERY, _NOTHING) for one in found}
+    unit = ctx.fleet.profile.service("mysql").units[0]
+    encrypted = mysql_tls.can_be_shut(ctx, seen, answers, unit)
+    return {"mysql": Cluster(primary, frozenset(one.name for one in found if not one.held), encrypted)}
 
 
 def _agrees(seen: Snapshot, one: Member, at_primary: Snapshot, primary: str) -> None:

@@ -196,7 +196,7 @@ def unit(
     name = UPSTREAM.service(service).units[0]
     path = f"/etc/systemd/system/{name}"
     settings: dict[str, object] = {
-        "after": (), "requires": (), "wrapper": "", "flags": "", "delegate": False,
+        "after": (), "requires": (), "wrapper": "", "flags": "", "delegate": False, "environment": {},
     }  # fmt: skip
     yield File(
         path=path,
@@ -219,10 +219,19 @@ def ways(service: str, *releases: Release, **values: Any) -> Iterator[Way]:
 
 
 def dsn(ctx: Context, user: str, *, parse_time: bool) -> str:
-    """As go-sql-driver wants it. parse_time: the grader reads times, and fails without."""
+    """As go-sql-driver wants it. parse_time: the grader reads times, and fails without.
+
+    With TLS it insists, and verifies the server by what Go takes for the system's CAs (see database_trust).
+    """
     port = UPSTREAM.port("mysql", "mysql")
-    query = "?parseTime=true" if parse_time else ""
+    wanted = [*(["parseTime=true"] if parse_time else []), *(["tls=true"] if ctx.settings.mysql.tls else [])]
+    query = f"?{'&'.join(wanted)}" if wanted else ""
     return f"{user}:{ctx.secret(f'mysql/{user}')}@tcp(mysql:{port})/{ctx.settings.mysql.database}{query}"
+
+
+def database_trust(ctx: Context) -> dict[str, str]:
+    """Environment of a program with a DSN: the fleet's CA beside those in /etc/ssl/certs, which stay (crypto/x509)."""
+    return {"SSL_CERT_FILE": CA_FILE} if ctx.settings.mysql.tls else {}
 
 
 def logging(ctx: Context, level: str) -> dict[str, Any]:

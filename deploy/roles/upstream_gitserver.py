@@ -54,7 +54,8 @@ def desired(ctx: Context) -> Iterable[Resource]:
     yield backend.program(own, "omegaup-gitserver")
     yield backend.etc(NAME)
     yield backend.config_file(NAME, config(ctx))
-    yield from backend.unit(ctx, NAME, own, shown=False, after=("haproxy.service",))
+    trust = backend.database_trust(ctx)
+    yield from backend.unit(ctx, NAME, own, shown=False, after=("haproxy.service",), environment=trust)
 
 
 def ways(ctx: Context) -> Iterable[Way]:

@@ -66,7 +66,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
     # To what it cannot read of the gitserver it gives a wrong verdict (JE): on one host, it never outlives it.
     yield from backend.unit(
         ctx, NAME, own, after=("haproxy.service", *((gitserver,) if beside else ())),
-        requires=(gitserver,) if beside else (),
+        requires=(gitserver,) if beside else (), environment=backend.database_trust(ctx),
     )  # fmt: skip
 
 

@@ -15,7 +15,8 @@ from deploy.model.fleet import Context
 from deploy.model.resources import Directory, File, Package, Parameter, Phase, Query, Resource, StepClass, Unit
 from deploy.model.secrets import SecretSpec
 from deploy.model.ways import Way
-from deploy.roles import gates, upstream_migrations
+from deploy.roles import gates, mysql_tls, upstream_migrations
+from deploy.roles.common import CA_FILE, CRL_FILE, certificate
 from deploy.roles.exporters import ACCOUNT as EXPORTER
 
 UNIT = "mysql.service"
@@ -41,7 +42,8 @@ ABSENT = (
     "apt repository or a mirror of it) below /etc/apt/sources.list.d on this host and run apply again"
 )
 
-RESTART_ONLY = frozenset({"bind_address", "skip_name_resolve", "log_bin"})
+RESTART_ONLY = frozenset({"bind_address", "skip_name_resolve", "log_bin", *mysql_tls.FILES, "tls_version"})
+"""The paths of TLS could be set while it runs, but only all together."""
 
 
 def variables(ctx: Context) -> dict[str, str]:
@@ -69,6 +71,8 @@ def variables(ctx: Context) -> dict[str, str]:
         # Migration 1 switches it on, migration 2 sets the time zone, both until the next restart only.
         "event_scheduler": "ON",
         "time_zone": "+00:00",
+        **(mysql_tls.FILES if ctx.settings.mysql.tls else {}),
+        "tls_version": mysql_tls.VERSIONS,
     }
 
 
@@ -185,7 +189,14 @@ def desired(ctx: Context) -> Iterable[Resource]:
         path=CONFIG, content=ctx.render("upstream/mysql.cnf.j2", values=shown),
         check='mysqld --defaults-file="$CANDIDATE" --user=mysql --validate-config',
     )  # fmt: skip
-    yield Unit(name=UNIT, rolling=True, restart_files=(drop_in,), start_files=(CONFIG,))
+    yield certificate(ctx, "mysql")
+    loaded: tuple[str, ...] = ()
+    if ctx.settings.mysql.tls:
+        client, statement = "/usr/bin/mysql", "ALTER INSTANCE RELOAD TLS"
+        text = ctx.render("mysql/reload.conf.j2", client=client, statement=statement, socket=SOCKET)
+        yield File(path=f"/etc/systemd/system/{UNIT}.d/40-fleet-reload.conf", content=text)
+        loaded = (mysql_tls.CERTIFICATE, CA_FILE, CRL_FILE)
+    yield Unit(name=UNIT, rolling=True, restart_files=(drop_in,), start_files=(CONFIG,), reload_files=loaded)
     yield from _running(values)
     yield File(path=ACCOUNTS_FILE, content=accounts_sql(ctx), mode=0o600, secret=True)
     yield _accounts(ctx)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from deploy.model.catalog import DEAD_LETTERS, SERVICES, WORKERS
 from deploy.model.fleet import Context
 from deploy.model.resources import Account, Directory, File, Only, Package, Phase, Query, Resource, Unit
-from deploy.roles import backend
+from deploy.roles import backend, mysql_tls
 from deploy.roles.common import certificate
 from deploy.roles.rabbitmq_topology import OPERATOR
 
@@ -60,7 +60,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
         config: dict[str, object] = {
             "queue": queue,
             "rabbitmq": backend.rabbitmq(ctx),
-            "mysql": backend.mysql(ctx, "mysql/worker", "worker", settings.mysql_pool),
+            "mysql": backend.mysql(ctx, "worker", settings.mysql_pool),
             "dead_letters": DEAD_LETTERS,
             "prefetch": settings.prefetch if queue in PROMPT else 1,
             "metrics": {"host": "127.0.0.1", "port": SERVICES["worker"].port(name).number},
@@ -74,6 +74,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
         path = f"{FOLDER}/{name}.json"
         yield backend.config_file(path, account, config)
         yield Unit(name=f"omegaup-worker@{name}.service", restart_files=(path, backend.RELEASE_FILE, TEMPLATE))
+    yield mysql_tls.insists(ctx, "worker")
     yield File(
         path=QUEUE_TOOL_FILE, mode=0o600, secret=True,
         content=json.dumps({"rabbitmq": backend.rabbitmq(ctx, OPERATOR)}, indent=2) + "\n",

@@ -27,6 +27,7 @@ define('OMEGAUP_DB_USER', 'omegaup_frontend');
 define('OMEGAUP_DB_PASS', 'change-me');
 define('OMEGAUP_DB_NAME', 'omegaup');
 // define('OMEGAUP_DB_TLS', false);                  // true: with our certificate; the host name is verified
+// define('OMEGAUP_DB_TLS_INSIST_FILE', '');         // while this file says `preferred` or `off`, a server without TLS will do
 
 // RabbitMQ. Needs permission to write to the exchanges `certificates` and `submissions`, and no other.
 define('OMEGAUP_RABBITMQ_HOST', 'rabbitmq');

@@ -9,22 +9,27 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pika  # type: ignore[import-untyped]
 import pika.exceptions  # type: ignore[import-untyped]
-import pymysql
 import redis
+from omegaup_services.database import Preferring
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from deploy.model.catalog import PROXY_ADDRESS, SERVICES
+from deploy.model.catalog import PROXY_ADDRESS, SERVICES, SSL_DIR
+
+SERVICES_CODE = Path(__file__).resolve().parents[2] / "files/services"
 
 TIMEOUT = 2.0
 """Seconds that a client waits for any answer; then it begins anew on another connection."""
@@ -167,10 +172,16 @@ class Rows(Writer):
     """A transaction of one row."""
 
     def connect(self) -> Any:
-        return pymysql.connect(
+        # As the frontend, but for the name: the proxy is asked by its address. In plain text where that is all.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        pair = Path(self.orders["ssl"])
+        context.load_verify_locations(pair / "ca.crt")
+        context.load_cert_chain(pair / "frontend.crt", pair / "frontend.key")
+        return Preferring(
             host=self.orders["address"], port=SERVICES["mysql"].port("mysql").number, user="omegaup",
             password=self.orders["mysql"], database="omegaup", autocommit=True, connect_timeout=int(TIMEOUT),
-            read_timeout=TIMEOUT, write_timeout=TIMEOUT,
+            read_timeout=TIMEOUT, write_timeout=TIMEOUT, ssl=context,
         )  # fmt: skip
 
     def write(self, name: str) -> None:
@@ -237,10 +248,12 @@ def _begin(
     orders = {
         "address": PROXY_ADDRESS, "prefix": prefix, "kinds": kinds, "redis": secret("redis/app"),
         "rabbitmq": secret("rabbitmq/app"), "mysql": secret("mysql/app"), "user": user,
+        "ssl": f"/proc/{pid}/root{SSL_DIR}",
     }  # fmt: skip
     process = subprocess.Popen(
         ["nsenter", "--target", str(pid), "--net", sys.executable, "-m", "tests.chaos.load"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(SERVICES_CODE)},
     )  # fmt: skip
     assert process.stdin is not None
     process.stdin.write(json.dumps(orders) + "\n")

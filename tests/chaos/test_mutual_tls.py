@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from deploy.converge.inventory import folder, load, open_keys
-from deploy.model.catalog import Port, Service, Tls
+from deploy.model.catalog import Port, Service
 from deploy.model.fleet import Fleet, HostSpec
 from tests.chaos.support import INVENTORY, SPEC, altered, apply, fleet, on
 
@@ -56,7 +56,7 @@ def targets() -> list[tuple[HostSpec, Service, Port]]:
         for host in _fleet().hosts
         for service in host.services
         for port in service.ports
-        if port.tls is Tls.MUTUAL and (service.name, port.name) not in ELSEWHERE
+        if host.encrypts(port) and not port.starttls and (service.name, port.name) not in ELSEWHERE
     ]
 
 
@@ -122,13 +122,19 @@ def _clean() -> Iterator[None]:
         on(host.name, "rm -rf /run/fleet-mtls")
 
 
+def put(made: Pair | None) -> str:
+    """Shell that puts a pair where the next words look for it, if there is one."""
+    script = "rm -rf /run/fleet-mtls\nmkdir -p -m 700 /run/fleet-mtls\n"
+    for name, text in (("crt", made.certificate), ("key", made.key)) if made else ():
+        encoded = base64.b64encode(text.encode()).decode()
+        script += f"echo {encoded} | base64 -d >/run/fleet-mtls/{name}\n"
+    return script
+
+
 def called(client: str, url: str, made: Pair | None, options: str = "") -> str:
     """The HTTP code that a call from this host is answered with; 000: none."""
-    script = "mkdir -p -m 700 /run/fleet-mtls\n"
+    script = put(made)
     if made:
-        for name, text in (("crt", made.certificate), ("key", made.key)):
-            encoded = base64.b64encode(text.encode()).decode()
-            script += f"echo {encoded} | base64 -d >/run/fleet-mtls/{name}\n"
         options += " --cert /run/fleet-mtls/crt --key /run/fleet-mtls/key"
     curl = "curl -s -m 10 -o /dev/null -w '%{http_code}' --cacert /etc/omegaup/ssl/ca.crt"
     return on(client, f"{script}{curl} {options} {url} || true").strip()
@@ -186,3 +192,53 @@ def test_keys_of_the_other_kind(tmp_path: Path) -> None:
     finally:
         apply("run1")
     assert "rsaEncryption" in on("run1", ask)
+
+
+DATABASES = tuple(host for host in _fleet().members("mysql") if host.settings.mysql.tls)
+PLAIN = "plain text"
+LOG_IN = r"""
+require "/etc/omegaup/frontend/config.php";
+mysqli_report(MYSQLI_REPORT_OFF);
+$link = mysqli_init();
+$pair = is_file("/run/fleet-mtls/crt") ? ["/run/fleet-mtls/key", "/run/fleet-mtls/crt"] : [null, null];
+$flags = 0;
+if ($argv[2] !== "plain text") {
+    $link->options(MYSQLI_OPT_SSL_VERIFY_SERVER_CERT, true);
+    $link->ssl_set(...$pair, ...["/etc/omegaup/ssl/ca.crt", null, null]);
+    $flags = MYSQLI_CLIENT_SSL;
+}
+$in = @$link->real_connect(
+    $argv[1], OMEGAUP_DB_USER, OMEGAUP_DB_PASS, OMEGAUP_DB_NAME, (int)explode(":", OMEGAUP_DB_HOST)[1], null, $flags
+);
+echo $in ? "in" : $link->connect_errno;
+"""
+
+
+def logged_in(client: str, host: str, kind: str, made: Pair | None) -> str:
+    """With the application's own password, as PHP does it: `in`, or the error's number."""
+    code = base64.b64encode(f"<?php {LOG_IN}".encode()).decode()
+    script = f"{put(made)}echo {code} | base64 -d >/run/fleet-mtls/php\n"
+    return on(client, f"{script}php /run/fleet-mtls/php {host} '{kind}'").strip()
+
+
+@pytest.mark.parametrize("kind", [*KINDS, PLAIN])
+@pytest.mark.parametrize("host", DATABASES, ids=lambda host: host.name)
+def test_the_database_takes_a_password_with_its_roles_certificate_only(host: HostSpec, kind: str) -> None:
+    client = _fleet().members("frontend")[0].name
+    said = logged_in(client, host.name, kind, None if kind == PLAIN else pair(kind, "frontend"))
+    if kind in {"none", "wrong role", PLAIN}:
+        assert said == "1045", "the account refuses"
+    else:
+        assert (said == "in") == (kind == "right"), said
+
+
+@pytest.mark.parametrize("host", DATABASES, ids=lambda host: host.name)
+def test_the_database_refuses_old_protocols(host: HostSpec) -> None:
+    client = _fleet().members("frontend")[0].name
+    number = next(port.number for service in host.services for port in service.ports if port.starttls == "mysql")
+    ask = f"openssl s_client -starttls mysql -connect {host.name}:{number} -cipher DEFAULT@SECLEVEL=0"
+    script = "".join(
+        f"timeout 10 {ask} -{version} </dev/null >/dev/null 2>&1 && echo {version} yes || echo {version} no\n"
+        for version in ("tls1", "tls1_1", "tls1_2", "tls1_3")
+    )
+    assert on(client, script).splitlines() == ["tls1 no", "tls1_1 no", "tls1_2 yes", "tls1_3 yes"]

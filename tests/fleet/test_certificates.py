@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from testinfra.host import Host
 
-from deploy.model.catalog import SSL_DIR, Port, Service, Tls
+from deploy.model.catalog import SSL_DIR, Port, Service
 from deploy.model.fleet import HostSpec
 from tests.fleet.conftest import connection, loaded
 
@@ -19,7 +19,7 @@ PORTS = [
     for host in loaded()[1].hosts
     for service in host.services
     for port in service.ports
-    if port.tls is Tls.MUTUAL
+    if host.encrypts(port)
 ]
 PAIRS = [(host, service) for host in loaded()[1].hosts for service in host.services if service.identity]
 
@@ -28,10 +28,11 @@ def read(host: Host, path: str) -> x509.Certificate:
     return x509.load_pem_x509_certificate(host.file(path).content_string.encode())
 
 
-def served(host: Host, address: str, port: int, pair: str) -> x509.Certificate:
+def served(host: Host, address: str, port: Port, pair: str) -> x509.Certificate:
+    begun = f"-starttls {port.starttls} " if port.starttls else ""
     said = host.check_output(
-        f"openssl s_client -connect {address}:{port} -CAfile {SSL_DIR}/ca.crt -cert {pair}.crt -key {pair}.key "
-        "-verify_return_error </dev/null 2>/dev/null | openssl x509"
+        f"openssl s_client -connect {address}:{port.number} {begun}-CAfile {SSL_DIR}/ca.crt -cert {pair}.crt "
+        f"-key {pair}.key -verify_return_error </dev/null 2>/dev/null | openssl x509"
     )
     return x509.load_pem_x509_certificate(said.encode())
 
@@ -42,7 +43,7 @@ def served(host: Host, address: str, port: int, pair: str) -> x509.Certificate:
 def test_what_is_served_is_what_is_on_disk(place: HostSpec, service: Service, port: Port) -> None:
     host = connection(place.name)
     pair = f"{SSL_DIR}/{service.name}"
-    assert served(host, place.address, port.number, pair) == read(host, f"{pair}.crt")
+    assert served(host, place.address, port, pair) == read(host, f"{pair}.crt")
 
 
 @pytest.mark.parametrize(("place", "service"), PAIRS, ids=[f"{s.name}-{h.name}" for h, s in PAIRS])

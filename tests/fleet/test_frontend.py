@@ -188,3 +188,15 @@ def test_php_reaches_the_database_that_takes_writes(host: Host, spec: HostSpec, 
         if database(connection(member.name), "SELECT @@GLOBAL.read_only") == "0"
     ]  # fmt: skip
     assert host.check_output(f'php{PHP} -r "{ask}"'.replace("$", "\\$")) == f"{primaries[0]} 3306"
+
+
+def test_php_speaks_tls_with_the_database(host: Host, spec: HostSpec) -> None:
+    """By the application's own configuration, end to end through the proxy: the server says what it is asked with."""
+    if not spec.settings.mysql.tls:
+        pytest.skip("mysql.tls is off")
+    ask = (
+        "require '/opt/omegaup/frontend/current/src/autoload.php'; OmegaUp\\Config::load(); "
+        "echo OmegaUp\\MySQLConnection::getInstance()->select('SHOW STATUS LIKE \"Ssl_cipher\"')[0]['Value'];"
+    )
+    said = host.check_output("php%s -r %s", PHP, ask)
+    assert said.startswith(("TLS_", "ECDHE-")), said

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from testinfra.host import Host
 
@@ -88,3 +90,55 @@ def test_root_has_no_password_login(host: Host, spec: HostSpec) -> None:
 def test_schema_is_applied(host: Host, spec: HostSpec) -> None:
     tables = set(ask(host, f"SHOW TABLES FROM {spec.settings.mysql.database}").split("\n"))
     assert {"Submissions", "Runs", "Certificates"} <= tables
+
+
+# -- TLS ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _encrypted(spec: HostSpec) -> None:
+    if not spec.settings.mysql.tls:
+        pytest.skip("mysql.tls is off")
+
+
+@pytest.mark.usefixtures("_encrypted")
+def test_serves_tls_and_nothing_else_to_the_network(host: Host, spec: HostSpec) -> None:
+    found = variables(host)
+    assert found["have_ssl"] == "YES"
+    assert found["require_secure_transport"] == "ON"
+    assert set(found["tls_version"].split(",")) == {"TLSv1.2", "TLSv1.3"}
+
+
+@pytest.mark.usefixtures("_encrypted")
+def test_every_account_of_the_network_wants_the_certificate_of_its_role(host: Host, spec: HostSpec) -> None:
+    wanted = ask(
+        host,
+        "SELECT User, Host, JSON_VALUE(Priv, '$.x509_subject') FROM mysql.global_priv "
+        "WHERE JSON_VALUE(Priv, '$.is_role') IS NULL AND Host <> 'localhost'",
+    )
+    rows = [line.split("\t") for line in wanted.splitlines()]
+    assert rows
+    roles = {spec.settings.mysql.user: "frontend", "replica": "mysql", "seed": "mysql"}
+    for user, _, subject in rows:
+        assert re.fullmatch(r"/O=[^/]+/OU={0}/CN={0}".format(roles.get(user, user)), subject), (user, subject)
+
+
+@pytest.mark.usefixtures("_encrypted")
+def test_replication_is_encrypted_and_its_primary_verified(host: Host, spec: HostSpec) -> None:
+    found = replica(host)
+    if not found:
+        pytest.skip("the primary")
+    assert found["Master_SSL_Allowed"] == found["Master_SSL_Verify_Server_Cert"] == "Yes"
+    assert found["Master_SSL_CA_File"].endswith("/ca.crt")
+
+
+@pytest.mark.usefixtures("_encrypted")
+def test_nobody_who_is_connected_could_have_come_without(host: Host, spec: HostSpec) -> None:
+    """Everybody who is connected by network uses an account that wants a certificate."""
+    loose = ask(
+        host,
+        "SELECT DISTINCT p.USER, p.HOST FROM information_schema.PROCESSLIST p WHERE p.HOST LIKE '%:%' AND NOT EXISTS "
+        "(SELECT 1 FROM mysql.global_priv g WHERE g.User = p.USER AND JSON_VALUE(g.Priv, '$.ssl_type') = 3)",
+    )
+    # Who has not said yet who it is.
+    assert [line for line in loose.splitlines() if not line.startswith("unauthenticated user")] == []

@@ -166,7 +166,8 @@ def _port(
     except FleetError:
         return verdict("no certificate on the disk", "fleet apply issues one")
     if not shown.pem:
-        return verdict(f"nothing served: {shown.verdict}", f"see systemctl status {name}", disk=disk.serial)
+        new = "; fleet roll, if it was told to serve TLS since its start" if port.starttls else ""
+        return verdict(f"nothing served: {shown.verdict}", f"see systemctl status {name}{new}", disk=disk.serial)
     served = describe(shown.pem)
     both = {"served": served.serial, "disk": disk.serial}
     if served.fingerprint != disk.fingerprint:

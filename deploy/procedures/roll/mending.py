@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from deploy.converge.step import units_of
 from deploy.errors import FleetError
+from deploy.model.resources import Phase
 from deploy.procedures import db
 from deploy.procedures.roll.journal import Journal
 from deploy.procedures.roll.steps import Say, Steps
@@ -48,7 +49,8 @@ def mend(session: Session, journal: Journal, say: Say) -> None:
     """
     run = session.run
     for name, steps in run.plan().items():
-        if todo := [step for step in steps if not step.pending and units_of(step)]:
+        # What shuts somebody out is for an apply, which does all that comes before it.
+        if todo := [step for step in steps if not step.pending and units_of(step) and step.phase is not Phase.LAST]:
             journal.write("mend", host=name, keys=[step.key for step in todo])
             say(f"({name}: what was left stopped or half done is mended first)")
             try:

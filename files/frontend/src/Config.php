@@ -22,6 +22,7 @@ final class Config
         'REDIS_TLS' => false,
         'REDIS_SESSIONS_REPLICAS' => 0,
         'OMEGAUP_DB_TLS' => false,
+        'OMEGAUP_DB_TLS_INSIST_FILE' => '',
         'OMEGAUP_RABBITMQ_TLS' => false,
         'OMEGAUP_REFERENCE_LOGIN' => false,
         'OMEGAUP_RATE_LIMIT' => 60,

@@ -42,13 +42,18 @@ class Tls:
 @dataclass(frozen=True, kw_only=True)
 class ClientTls:
     """TLS towards a database or a broker. `verify_hostname` false still verifies the chain: for a proxy on
-    loopback.
+    loopback. `crl`: a PEM revocation list; expired, it refuses every server.
+
+    `insist_file` (the database's alone) is read at each new connection: while it says `preferred` or `off`, a server
+    that offers no TLS is taken as well. Without it, or where it cannot be read: TLS or nothing.
     """
 
     ca: Path
     certificate: Path | None = None
     key: Path | None = None
+    crl: Path | None = None
     verify_hostname: bool = True
+    insist_file: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

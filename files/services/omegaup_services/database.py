@@ -16,10 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
 
 import pymysql
+from pymysql.constants import CLIENT, CR
 
 from .config import Mysql
 from .health import Unwell
-from .tls import upstream_context
+from .tls import insists, upstream_context
 
 T = TypeVar("T")
 Connection = Any  # pymysql.connections.Connection, generic in its cursor only in the stubs
@@ -30,6 +31,31 @@ BadValue = pymysql.err.DataError
 
 class DatabaseDown(Exception):
     """The database could not be reached, or does not do its work (read-only, table missing). Try later."""
+
+
+class Preferring(pymysql.connections.Connection):
+    """With TLS where the server offers it, in plain text where not. (PyMySQL by itself would do the one or the other,
+    by its version.)
+    """
+
+    server_capabilities: int
+    client_flag: int
+
+    def _get_server_information(self) -> None:
+        super()._get_server_information()  # type: ignore[misc] # not in the stubs
+        if not self.server_capabilities & CLIENT.SSL:
+            self._without_tls()
+
+    def _without_tls(self) -> None:
+        self.ssl = False
+        self.client_flag &= ~CLIENT.SSL
+
+
+class Insisting(Preferring):
+    """Leaves a server that offers no TLS, before the user or anything else is said."""
+
+    def _without_tls(self) -> None:
+        raise pymysql.err.OperationalError(CR.CR_SSL_CONNECTION_ERROR, "the server offers no TLS, and has to")
 
 
 class Session:
@@ -76,7 +102,10 @@ class Session:
 
     def _connect(self) -> Connection:
         config = self._config
-        return pymysql.connect(
+        kind: Callable[..., Connection] = pymysql.connect
+        if config.tls is not None:
+            kind = Insisting if insists(config.tls) else Preferring
+        return kind(
             host=config.host,
             port=config.port,
             user=config.user,

@@ -54,7 +54,20 @@ def upstream_context(tls: ClientTls) -> ssl.SSLContext:
         raise ConfigError("a client certificate needs its key, and a key its certificate")
     if tls.certificate is not None and tls.key is not None:
         _load_pair(context, tls.certificate, tls.key)
+    if tls.crl is not None:
+        _load_ca(context, tls.crl)
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     return context
+
+
+def insists(tls: ClientTls) -> bool:
+    """Whether a server that offers no TLS is to be left."""
+    if tls.insist_file is None:
+        return True
+    try:
+        return tls.insist_file.read_text(encoding="ascii").strip() not in {"preferred", "off"}
+    except (OSError, UnicodeDecodeError):
+        return True
 
 
 def _filled(context: ssl.SSLContext, tls: Tls) -> ssl.SSLContext:

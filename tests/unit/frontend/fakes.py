@@ -422,6 +422,8 @@ class Mariadb:
             f"--pid-file={directory}/pid", f"--tmpdir={directory}",
         ]  # fmt: skip
         self._directory = directory
+        self.options: tuple[str, ...] = ()
+        """Of the next start."""
         self.start()
         tables = "".join(file.read_text() for file in schema)
         self.sql(f"CREATE DATABASE omegaup; USE omegaup; {tables}")
@@ -433,13 +435,19 @@ class Mariadb:
 
     def start(self) -> None:
         with (self._directory / "mariadb.log").open("ab") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=log)
+            self.process = subprocess.Popen([*self._command, *self.options], stdout=log, stderr=log)
         wait_for_port(self.port, self.process, 20)
 
     def kill(self) -> None:
         """As by kill -9."""
         self.process.kill()
         self.process.wait()
+
+    def restart(self, *options: str) -> None:
+        """In order, with these options beside its own."""
+        stop(self.process)
+        self.options = options
+        self.start()
 
     def sql(self, text: str) -> str:
         done = subprocess.run(

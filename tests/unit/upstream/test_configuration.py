@@ -155,7 +155,9 @@ def test_the_grader() -> None:
     found = config("grader")
     assert found["Db.Driver"] == "mysql"
     # parseTime is required: it reads a time.
-    assert found["Db.DataSourceName"] == f"grader:{secret('mysql/grader')}@tcp(mysql:3306)/omegaup?parseTime=true"
+    assert (
+        found["Db.DataSourceName"] == f"grader:{secret('mysql/grader')}@tcp(mysql:3306)/omegaup?parseTime=true&tls=true"
+    )
     assert found["Grader.BroadcasterURL"] == "https://broadcaster:32672/broadcast/"
     assert found["Grader.GitserverURL"] == "http://gitserver:33861/"
     assert found["TLS.CertFile"] == "/etc/omegaup/grader/certificate.pem"
@@ -182,8 +184,9 @@ def test_secrets_that_two_sides_must_share() -> None:
     assert clone.isalnum()
 
 
-def test_the_gitserver_has_no_parameter_in_its_dsn() -> None:
-    assert config("gitserver")["Db.DataSourceName"] == f"gitserver:{secret('mysql/gitserver')}@tcp(mysql:3306)/omegaup"
+def test_the_gitserver_insists_on_tls_to_the_database() -> None:
+    dsn = f"gitserver:{secret('mysql/gitserver')}@tcp(mysql:3306)/omegaup"
+    assert config("gitserver")["Db.DataSourceName"] == f"{dsn}?tls=true"
 
 
 def test_the_runner() -> None:

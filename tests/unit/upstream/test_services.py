@@ -21,10 +21,10 @@ from deploy.model import checks
 from deploy.model.catalog import ANYONE, CATALOG, Tls
 from deploy.model.fleet import HostInput, build
 from deploy.model.profiles import PROFILES, REFERENCE, UPSTREAM
-from deploy.model.resources import File, Parameter
+from deploy.model.resources import File, Parameter, Unit
 from deploy.model.scrapes import jobs
 from deploy.procedures import db, queues
-from deploy.roles import door, rabbitmq_topology, redis, upstream_mysql
+from deploy.roles import door, rabbitmq_topology, redis, upstream_backend, upstream_mysql
 from tests.unit.upstream.fleets import FLEET, GROUPS, content, context, fleet, resources, secret, state
 from tests.unit.upstream.fleets import UPSTREAM as SETTINGS
 
@@ -278,6 +278,33 @@ def test_mysql_has_what_the_migrations_need() -> None:
     found = state("db1")[f"file:{upstream_mysql.CONFIG}"]
     assert isinstance(found, File)
     assert "--validate-config" in found.check
+
+
+def test_mysql_serves_the_fleets_certificate_and_loads_another_by_a_reload() -> None:
+    """What MySQL would make for itself, nobody could verify."""
+    values = upstream_mysql.variables(context(FLEET, "db1"))
+    assert values["ssl_cert"] == "/etc/omegaup/ssl/mysql.crt"
+    assert values["tls_version"] == "TLSv1.2,TLSv1.3"
+    found = state("db1")
+    assert "certificate:/etc/omegaup/ssl/mysql.crt" in found
+    assert "ALTER INSTANCE RELOAD TLS" in content("db1", "/etc/systemd/system/mysql.service.d/40-fleet-reload.conf")
+    unit = found["unit:mysql.service"]
+    assert isinstance(unit, Unit)
+    assert "/etc/omegaup/ssl/mysql.crt" in unit.reload_files
+
+
+@pytest.mark.parametrize("name", ["grader", "gitserver"])
+def test_programs_in_go_verify_it_by_the_fleets_ca(name: str) -> None:
+    assert "Environment=SSL_CERT_FILE=/etc/omegaup/ssl/ca.crt\n" in content(
+        "app1", f"/etc/systemd/system/omegaup-{name}.service"
+    )
+
+
+def test_without_tls_nothing_of_it_is_left() -> None:
+    of = context(fleet(mysql={"tls": False}), "db1")
+    assert not [name for name in upstream_mysql.variables(of) if name.startswith("ssl_")]
+    assert upstream_backend.dsn(of, "gitserver", parse_time=False).endswith("/omegaup")
+    assert upstream_backend.database_trust(of) == {}
 
 
 @given(st.integers(1, 200))
