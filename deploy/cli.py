@@ -24,6 +24,7 @@ from deploy.converge.engine import Run  # noqa: E402
 from deploy.converge.inventory import folder  # noqa: E402
 from deploy.converge.step import Step  # noqa: E402
 from deploy.errors import TRACE_VARIABLE, FleetError, FleetErrors, each_of, unforeseen  # noqa: E402
+from deploy.model.cleartext import cleartext  # noqa: E402
 from deploy.model.fleet import Fleet, waivers  # noqa: E402
 from deploy.procedures import db, queues  # noqa: E402
 from deploy.procedures.apply import apply as apply_fleet  # noqa: E402
@@ -131,9 +132,12 @@ def plan(
         texts = {} if no_diff or as_json else diffs(opened.run, found)
         if as_json:
             steps = [_step(step) for steps in found.values() for step in steps]
-            print(json.dumps({"steps": steps, "exceptions": _exceptions(opened.run.fleet)}, indent=2))
+            warnings = [{"service": service, "warning": words} for service, words in cleartext(opened.run.fleet)]
+            report = {"steps": steps, "exceptions": _exceptions(opened.run.fleet), "warnings": warnings}
+            print(json.dumps(report, indent=2))
         else:
             view.show_waivers(out, opened.run.fleet)
+            view.show_cleartext(out, opened.run.fleet)
             view.show_plan(out, found, texts)
         if any(found.values()):
             raise typer.Exit(CHANGES)

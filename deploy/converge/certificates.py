@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from deploy.converge import shell
 from deploy.errors import FleetError
-from deploy.model.catalog import SSL_DIR, Port, Service, Tls
+from deploy.model.catalog import SSL_DIR, Port, Service
 from deploy.model.fleet import HostSpec
 from deploy.roles.common import CA_FILE, CRL_FILE
 
@@ -53,8 +53,8 @@ class Canary:
 
 
 def ports(host: HostSpec) -> list[tuple[Service, Port]]:
-    """The TLS ports of a host, as the catalog knows them."""
-    return [(service, port) for service in host.services for port in service.ports if port.tls is Tls.MUTUAL]
+    """The TLS ports of a host, as the catalog and its settings have them."""
+    return [(service, port) for service in host.services for port in service.ports if host.mutual(port)]
 
 
 def script(host: HostSpec, nonce: str, *, served: bool) -> str:

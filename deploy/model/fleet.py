@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from deploy.errors import FleetError, FleetErrors
-from deploy.model.catalog import ANYONE, CATALOG, RELEASES, Port, Release, Service
+from deploy.model.catalog import ANYONE, CATALOG, RELEASES, Port, Release, Service, Tls
 from deploy.model.profiles import PROFILES, REFERENCE, Profile
 from deploy.model.resources import Waiver
 from deploy.model.settings import Settings
@@ -38,6 +38,23 @@ class HostSpec:
 
     def has(self, service: str) -> bool:
         return any(own.name == service for own in self.services)
+
+    def mutual(self, port: Port) -> bool:
+        """Whether this port has TLS here, as the settings are."""
+        return port.tls is Tls.MUTUAL and self._on(port)
+
+    def listens(self, port: Port) -> bool:
+        """Whether this port is there at all, as the settings are."""
+        return port.tls is Tls.MUTUAL or self._on(port)
+
+    def local(self, service: Service, name: str) -> int:
+        """The number by which the host itself asks this port, without TLS where it can."""
+        port = service.port(name)
+        return service.port(port.plain).number if port.plain and self.mutual(port) else port.number
+
+    def _on(self, port: Port) -> bool:
+        section, _, name = port.setting.partition(".")
+        return not section or bool(getattr(getattr(self.settings, section), name))
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def pretend() -> None:
     host = SimpleNamespace(name="data1", settings=SimpleNamespace(waivers=(waiver,)))
     run = SimpleNamespace(
         plan=lambda: found, masker=Masker([SECRET, OLD_SECRET]), hosts={"data1": None, "web1": None},
-        fleet=SimpleNamespace(hosts=(host,)),
+        fleet=SimpleNamespace(hosts=(host,), members=lambda _: ()),
     )  # fmt: skip
 
     @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from deploy.converge.certificates import Have
 from deploy.converge.inventory import load
 from deploy.errors import FleetError
-from deploy.model.catalog import SERVICES, Tls
+from deploy.model.catalog import SERVICES
 from deploy.model.fleet import Fleet, HostSpec
 from deploy.procedures.pki.hosts import ask_all
 from deploy.trust.authorities import Authorities
@@ -109,7 +109,7 @@ def _leaf(
 ) -> Leaf:  # fmt: skip
     service = SERVICES.get(name)
     owner = service.identity.owner if service and service.identity else ""
-    ports = tuple(port.number for port in service.ports if port.tls is Tls.MUTUAL) if service and not stray else ()
+    ports = tuple(port.number for port in service.ports if host.mutual(port)) if service and not stray else ()
     if not text:
         return Leaf(host.name, name, owner=owner, ports=ports, state=BAD, why="missing")
     try:
