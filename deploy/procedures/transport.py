@@ -5,6 +5,7 @@ A member listens with TLS or without, so one half of them would not find the oth
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from deploy.converge.engine import Run
@@ -13,6 +14,9 @@ from deploy.errors import FleetError, FleetErrors
 
 CHANGES: Mapping[str, tuple[str, tuple[str, ...]]] = {"redis-transport": ("redis", ("proxy",))}
 """Role whose steps are such a change -> the service, and who dials its members."""
+
+LISTENER = re.compile(r"\btls-port=\d+")
+"""What says in such a step whether there is TLS."""
 
 
 def whole(run: Run, plan: Mapping[str, list[Step]]) -> None:
@@ -24,11 +28,17 @@ def whole(run: Run, plan: Mapping[str, list[Step]]) -> None:
     wrong = [
         error
         for role, (service, clients) in CHANGES.items()
-        if any(step.role == role for steps in plan.values() for step in steps)
+        if any(step.role == role and _turns(step) for steps in plan.values() for step in steps)
         for error in _half(run, service, clients)
     ]
     if wrong:
         raise FleetErrors(wrong)
+
+
+def _turns(step: Step) -> bool:
+    """Whether a listener gets TLS by it, or loses it: not every parameter of it that somebody has changed by hand."""
+    before, after = (LISTENER.findall(words) for words in (step.before, step.after))
+    return before != after
 
 
 def _half(run: Run, service: str, clients: Iterable[str]) -> Iterator[FleetError]:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from deploy.converge.inventory import folder, load
-from deploy.model.catalog import Port, Service, Tls
+from deploy.model.catalog import Port, Service
 from deploy.model.fleet import HostSpec
 from deploy.roles.nginx import CONFIG as NGINX
 from tests.chaos.support import INVENTORY, ROOT, on
@@ -107,7 +107,7 @@ TLS_PORTS = [
     for host in FLEET.hosts
     for service in host.services
     for port in service.ports
-    if port.tls is Tls.MUTUAL
+    if host.mutual(port)
 ]
 
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from testinfra.host import Host
 
-from deploy.model.catalog import SSL_DIR, Port, Service, Tls
+from deploy.model.catalog import SSL_DIR, Port, Service
 from deploy.model.fleet import HostSpec
 from tests.fleet.conftest import connection, loaded
 
@@ -19,7 +19,7 @@ PORTS = [
     for host in loaded()[1].hosts
     for service in host.services
     for port in service.ports
-    if port.tls is Tls.MUTUAL
+    if host.mutual(port)
 ]
 PAIRS = [(host, service) for host in loaded()[1].hosts for service in host.services if service.identity]
 

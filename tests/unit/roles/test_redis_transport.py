@@ -37,19 +37,16 @@ def free() -> int:
         return int(probe.getsockname()[1])
 
 
-KEY = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
-
-
-def issue(folder: Path, name: str) -> None:
+def issue(folder: Path, name: str, kind: str = "ec -pkeyopt ec_paramgen_curve:P-256") -> None:
     """A pair by the CA of this folder, which is made if it is not there."""
 
     def openssl(words: str) -> None:
         subprocess.run(["openssl", *words.split()], cwd=folder, check=True, capture_output=True)
 
     if not (folder / "ca.crt").exists():
-        openssl(f"req -x509 {KEY} -keyout ca.key -out ca.crt -days 2 -subj /CN=ca")
+        openssl(f"req -x509 -newkey {kind} -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=ca")
     (folder / "names").write_text("subjectAltName=DNS:data1,IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
-    openssl(f"req {KEY} -keyout {name}.key -out {name}.csr -subj /OU={name}/CN={name}")
+    openssl(f"req -newkey {kind} -nodes -keyout {name}.key -out {name}.csr -subj /OU={name}/CN={name}")
     openssl(f"x509 -req -in {name}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 1 -out {name}.crt -extfile names")
 
 
@@ -259,7 +256,7 @@ def refused(targets: set[str], live: Live | None = None) -> str:
     """What apply says to a plan in which one member changes, in a run of these hosts."""
     fleet = context().fleet
     leads = {"redis-cache": "data1", "redis-sessions": "data1"}
-    step = SimpleNamespace(role="redis-transport")
+    step = SimpleNamespace(role="redis-transport", before="port=6379, tls-port=0", after="port=16379, tls-port=6379")
     run = SimpleNamespace(fleet=fleet, targets=frozenset(targets), live=live or Live(leads, frozenset(leads)))
     try:
         transport.whole(cast(Any, run), {"data1": [cast(Any, step)]})
@@ -274,7 +271,10 @@ def test_a_change_is_of_all_members_and_their_clients_or_of_none() -> None:
     assert "not on web1" in refused(everybody - {"web1"})
     assert "not on data2, web1" in refused({"data1", "data3"})
     run = SimpleNamespace(fleet=context().fleet, targets=frozenset({"data1"}))
-    transport.whole(cast(Any, run), {"data1": [cast(Any, SimpleNamespace(role="redis"))]})
+    by_hand = SimpleNamespace(
+        role="redis-transport", before="tls-auth-clients=no, tls-port=6379", after="tls-auth-clients=yes, tls-port=6379"
+    )
+    transport.whole(cast(Any, run), {"data1": [cast(Any, by_hand)]})
 
 
 def test_a_new_member_does_not_join_in_the_midst_of_it() -> None:
