@@ -22,6 +22,7 @@ from deploy.converge.engine import Run  # noqa: E402
 from deploy.converge.inventory import folder  # noqa: E402
 from deploy.converge.step import Step  # noqa: E402
 from deploy.errors import FleetError  # noqa: E402
+from deploy.model.cleartext import cleartext  # noqa: E402
 from deploy.model.fleet import Fleet, waivers  # noqa: E402
 from deploy.procedures import db, queues  # noqa: E402
 from deploy.procedures.apply import apply as apply_fleet  # noqa: E402
@@ -92,10 +93,12 @@ def plan(
         if as_json:
             steps = [_step(step) for steps in found.values() for step in steps]
             changing = {name: phase.value for name, phase in opened.run.keys.vault.changing().items()}
-            found_too = {"exceptions": _exceptions(opened.run.fleet), "secrets": changing}
+            warnings = [{"service": service, "warning": words} for service, words in cleartext(opened.run.fleet)]
+            found_too = {"exceptions": _exceptions(opened.run.fleet), "warnings": warnings, "secrets": changing}
             print(json.dumps({"steps": steps, **found_too}, indent=2))
         else:
             view.show_waivers(out, opened.run.fleet)
+            view.show_cleartext(out, opened.run.fleet)
             view.show_changing(out, opened.run.keys.vault.changing())
             view.show_plan(out, found, texts)
         if any(found.values()):

@@ -17,6 +17,7 @@ from rich.table import Table
 from deploy.converge.health import Result
 from deploy.converge.step import Step
 from deploy.errors import FleetError
+from deploy.model.cleartext import cleartext
 from deploy.model.fleet import Fleet, Standing
 from deploy.model.resources import StepClass
 from deploy.procedures.audit import Found
@@ -86,6 +87,12 @@ def show_waivers(console: Console, fleet: Fleet) -> None:
     for (what, why), hosts in found.items():
         where = "all hosts" if len(hosts) == len(fleet.hosts) else ", ".join(hosts)
         console.print(f"[yellow]exception[/yellow] {escape(what)} on {where}: {escape(why)}", soft_wrap=True)
+
+
+def show_cleartext(console: Console, fleet: Fleet) -> None:
+    """What the settings let cross the network in the clear."""
+    for service, words in cleartext(fleet):
+        console.print(f"[yellow]warning[/yellow] {escape(service)}: {escape(words)}", soft_wrap=True)
 
 
 def show_errors(console: Console, errors: Iterable[FleetError]) -> None:

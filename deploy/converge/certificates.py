@@ -53,8 +53,8 @@ class Canary:
 
 
 def ports(host: HostSpec) -> list[tuple[Service, Port]]:
-    """The TLS ports of a host, as the catalog knows them."""
-    return [(service, port) for service in host.services for port in service.ports if host.encrypts(port)]
+    """The TLS ports of a host, as the catalog and its settings have them."""
+    return [(service, port) for service in host.services for port in service.ports if host.mutual(port)]
 
 
 def _handshake(host: HostSpec, number: int) -> str:

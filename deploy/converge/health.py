@@ -10,7 +10,8 @@ from deploy.model.catalog import SSL_DIR, Check, Health, Service
 from deploy.model.fleet import HostSpec
 from deploy.roles.proxy import SOCKET
 from deploy.roles.rabbitmq import MONITORING_FILE
-from deploy.roles.redis import ADMIN_FILE, INSTANCES
+from deploy.roles.redis_cli import caller, client
+from deploy.roles.redis_members import INSTANCES
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,11 @@ def _ask(host: HostSpec, service: Service, health: Health) -> str:
             greeting = f"exec 3<>/dev/tcp/{host.address}/{port} && head -c 4 <&3 >/dev/null && echo open"
             return f"timeout {limit} bash -c '{greeting}'"
         case Check.REDIS:
-            auth = f"REDISCLI_AUTH=$(cat {ADMIN_FILE})"
-            ping = f"{auth} timeout {limit} redis-cli --no-auth-warning --user fleet -h {host.address} -p {port} PING"
+            ping = f"{caller(host, health.port, host.address, limit)} PING"
             return f'reply=$({ping}) && echo "$reply" && [ "$reply" = PONG ]'
         case Check.SENTINEL:
-            sentinel = f"timeout {limit} redis-cli --no-auth-warning --user fleet -p {port}"
-            checks = " && ".join(f"{sentinel} -e SENTINEL CKQUORUM {name}" for name in INSTANCES)
-            return f"export REDISCLI_AUTH=$(cat {ADMIN_FILE}); {checks}"
+            sentinel = client(host, health.port, limit)
+            return " && ".join(f"{sentinel} -e SENTINEL CKQUORUM {name}" for name in INSTANCES)
         case Check.PROXY:
             return (
                 f"stat=$(echo 'show stat' | timeout {limit} socat -t {limit} - UNIX-CONNECT:{SOCKET}) && "

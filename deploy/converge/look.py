@@ -25,7 +25,6 @@ from deploy.model.observed import (
 ACT_LOCK = "/run/lock/fleet-act"
 """Held by every script that changes a host, shared by every look."""
 
-STAMPS = "/run/fleet/stamps"
 UNIT_PROPERTIES = (
     "LoadState", "ActiveState", "SubState", "UnitFileState", "NeedDaemonReload", "MainPID",
     "ActiveEnterTimestampMonotonic",
@@ -114,7 +113,7 @@ def _sections(items: Sequence[want.Resource]) -> Iterable[tuple[str, str]]:
         yield "units", f"systemctl show -p {','.join(UNIT_PROPERTIES)} -- {_words(units)}"
         yield (
             "stamps",
-            f'cd {STAMPS} 2>/dev/null && for u in {_words(units)}; do [ -f "$u" ] && sed "s|^|$u\\t|" "$u"; done',
+            f'cd {want.STAMPS} 2>/dev/null && for u in {_words(units)}; do [ -f "$u" ] && sed "s|^|$u\\t|" "$u"; done',
         )
     certificates = [item for item in items if isinstance(item, want.Certificate)]
     if certificates:

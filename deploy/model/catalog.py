@@ -58,11 +58,13 @@ class Port:
     everywhere: bool = False
     """Its server listens on every address, whatever it is told: the firewall alone keeps it to the loopback."""
     lists: bool = True
-    """With TLS: what listens here reads the CA's revocation list. Go's own TLS does not."""
+    """With TLS: what listens here reads the CA's revocation list. Go's own TLS does not, nor does Redis."""
     starttls: str = ""
     """With TLS: what is spoken before it begins, as OpenSSL's s_client calls that; empty: nothing."""
-    tls_setting: str = ""
-    """A setting (SECTION.NAME) by which its TLS can be turned off."""
+    setting: str = ""
+    """SECTION.NAME: while it is false, this port has no TLS; one that has none in any case is not there then."""
+    plain: str = ""
+    """While this port has TLS: the service's port of this name answers the host itself without."""
 
     @property
     def shown(self) -> str:
@@ -190,9 +192,31 @@ CATALOG: Final[tuple[Service, ...]] = (
         "Cache (evicts) and sessions (never evicts)",
         units=("redis-cache.service", "redis-sessions.service"),
         ports=(
-            Port("cache", 6379, _clients("frontend", "broadcaster", "proxy", "sentinel", "monitoring"), peers=True),
-            Port("sessions", 6380, _clients("frontend", "proxy", "sentinel", "monitoring"), peers=True),
+            Port(
+                "cache",
+                6379,
+                _clients("frontend", "broadcaster", "proxy", "sentinel", "monitoring"),
+                Tls.MUTUAL,
+                peers=True,
+                lists=False,
+                setting="redis.tls",
+                plain="cache-local",
+            ),
+            Port(
+                "sessions",
+                6380,
+                _clients("frontend", "proxy", "sentinel", "monitoring"),
+                Tls.MUTUAL,
+                peers=True,
+                lists=False,
+                setting="redis.tls",
+                plain="sessions-local",
+            ),
+            # For the host itself: what mends a fleet whose certificates have ended cannot depend on them.
+            Port("cache-local", 16379, loopback=True, everywhere=True, setting="redis.tls"),
+            Port("sessions-local", 16380, loopback=True, everywhere=True, setting="redis.tls"),
         ),
+        identity=Identity(server=True, client=True, owner="redis"),
         health=(
             Health("Redis (cache)", Check.REDIS, "cache"),
             Health("Redis (sessions)", Check.REDIS, "sessions"),
@@ -216,7 +240,13 @@ CATALOG: Final[tuple[Service, ...]] = (
         "sentinel",
         "Watches both Redis instances and makes a replica the primary when the primary is gone",
         units=("redis-sentinel.service",),
-        ports=(Port("sentinel", 26379, peers=True),),
+        ports=(
+            Port(
+                "sentinel", 26379, tls=Tls.MUTUAL, peers=True, lists=False, setting="redis.tls", plain="sentinel-local"
+            ),
+            Port("sentinel-local", 36379, loopback=True, everywhere=True, setting="redis.tls"),
+        ),
+        identity=Identity(server=True, client=True, owner="redis"),
         health=(Health("Sentinel", Check.SENTINEL, "sentinel"),),
         needs=frozenset({"redis"}),
         optional=True,
@@ -280,7 +310,7 @@ CATALOG: Final[tuple[Service, ...]] = (
                 Tls.MUTUAL,
                 peers=True,
                 starttls="mysql",
-                tls_setting="mysql.tls",
+                setting="mysql.tls",
             ),
             Port("role", 3380, _clients("proxy")),
             # Monitoring reads figures here; a copy is given to other members only (the certificate's role).
@@ -301,11 +331,19 @@ CATALOG: Final[tuple[Service, ...]] = (
         ports=(Port("exporter", 9104, loopback=True),),
         beside=_clients("mysql"),
     ),
+    # Where it is in this order is what it is for: all members change at once, and their clients right after them.
+    Service(
+        "redis-transport",
+        "Whether Redis' members speak TLS",
+        module="redis_transport",
+        beside=_clients("redis"),
+    ),
     Service(
         "proxy",
         "HAProxy on each client host: leads to whoever serves at the moment",
         units=("haproxy.service",),
         ports=(Port("stats", 8404, loopback=True), Port("mysql-reads", 3307, loopback=True)),
+        identity=Identity(server=False, client=True, owner="root"),
         health=(Health("Proxy", Check.PROXY, "stats"),),
         beside=_clients("frontend", "grader", "broadcaster", "worker"),
         metrics=(Metrics("haproxy", "stats"),),

@@ -16,7 +16,7 @@ RESERVED_CONNECTIONS = 10
 FLEET_WIDE = ("trust", "rabbitmq", "sentinel", "environment", "profile", "upstream")
 """Sections whose values only make sense when every host has the same."""
 
-FLEET_WIDE_KEYS = {"mysql": ("database", "user", "tls"), "base": ("operators",)}
+FLEET_WIDE_KEYS = {"mysql": ("database", "user", "tls"), "base": ("operators",), "redis": ("tls",)}
 
 
 def check(fleet: Fleet) -> None:

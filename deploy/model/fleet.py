@@ -40,10 +40,22 @@ class HostSpec:
     def has(self, service: str) -> bool:
         return any(own.name == service for own in self.services)
 
-    def encrypts(self, port: Port) -> bool:
-        """Whether this port of the host is served with TLS."""
-        section, _, name = port.tls_setting.partition(".")
-        return port.tls is Tls.MUTUAL and (not section or bool(getattr(getattr(self.settings, section), name)))
+    def mutual(self, port: Port) -> bool:
+        """Whether this port has TLS here, as the settings are."""
+        return port.tls is Tls.MUTUAL and self._on(port)
+
+    def listens(self, port: Port) -> bool:
+        """Whether this port is there at all, as the settings are."""
+        return port.tls is Tls.MUTUAL or self._on(port)
+
+    def local(self, service: Service, name: str) -> int:
+        """The number by which the host itself asks this port, without TLS where it can."""
+        port = service.port(name)
+        return service.port(port.plain).number if port.plain and self.mutual(port) else port.number
+
+    def _on(self, port: Port) -> bool:
+        section, _, name = port.setting.partition(".")
+        return not section or bool(getattr(getattr(self.settings, section), name))
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,9 @@ PREVIOUS = "/var/lib/fleet/previous"
 STAMP_TOOL = "/usr/local/lib/fleet/stamp"
 """Notes what a unit has loaded (see Unit)."""
 
+STAMPS = "/run/fleet/stamps"
+"""Where it notes that: a file for each unit, of lines of `hash<TAB>path`."""
+
 ROLLING = "/var/lib/fleet/rolling"
 """While a rolling unit is owed a restart, ROLLING/UNIT/files has what it had loaded, under the files' own paths, and
 ROLLING/UNIT/since says when the first of them was overwritten (seconds since 1970). ROLLING/UNIT/packages has the

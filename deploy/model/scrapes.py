@@ -110,7 +110,7 @@ def _target(host: HostSpec, service: Service, metrics: Metrics) -> Target:
     counts = Counter(name for name, _ in metrics.parameters)
     values = {name: value for name, value in metrics.parameters if counts[name] == 1}
     asked = next((one for one in service.ports if f"{{{one.name}}}" in "".join(values.values())), port)
-    numbers = {one.name: one.number for one in service.ports}
+    numbers = {one.name: host.local(service, one.name) for one in service.ports}
     labels = {
         "host": host.name, "service": service.name, "instance": f"{host.name}:{asked.number}", **dict(metrics.labels),
         "__metrics_path__": metrics.path if direct else _outer(service, metrics),

@@ -116,6 +116,10 @@ class Trust(Section):
 class Redis(Section):
     """Both instances: `cache` (evicts) and `sessions` (never evicts)."""
 
+    tls: bool = setting(
+        True, "Mutual TLS between hosts: proxies, replicas, sentinels; without it, passwords and data cross the network"
+        " in the clear", applies="restart",
+    )  # fmt: skip
     maxmemory: Size = setting(2 * GIB, "Memory for the cache instance's data", applies="hot", unit="bytes", ge=1 * MIB)
     maxmemory_policy: Literal["allkeys-lru", "allkeys-lfu", "volatile-lru", "volatile-ttl", "noeviction"] = setting(
         "allkeys-lru", "What the cache evicts", applies="hot"

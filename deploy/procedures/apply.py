@@ -19,6 +19,7 @@ from deploy.converge.step import Step, owed
 from deploy.converge.together import together
 from deploy.errors import FleetError, FleetErrors
 from deploy.model.resources import Delivery, File, Parameter
+from deploy.procedures import transport
 from deploy.procedures.roll import notes
 from deploy.procedures.roll.refusals import nobody_rolls
 from deploy.procedures.session import Session
@@ -38,7 +39,8 @@ def apply(session: Session) -> Outcome:
     """Act on what differs. Stops on every host at the first operation that fails on one.
 
     Raises:
-        FleetError: a roll has hosts in hand, this controller's or another's; nothing was changed.
+        FleetError, FleetErrors: a roll has hosts in hand, this controller's or another's, or this run would do a part
+            of what has to be done at once; nothing was changed.
     """
     outcome = _applied(session)
     with session.timings.part("note"):
@@ -56,6 +58,7 @@ def _applied(session: Session) -> Outcome:
     if any(not step.pending for steps in first.values() for step in steps):
         # What a roll has in hand goes forward or back as the files on the disk are.
         nobody_rolls(notes.read(run))
+        transport.whole(run, first)
         _parcels_are_there(run, first.values())
         with session.timings.part("act"):
             _act(session)

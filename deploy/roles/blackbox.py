@@ -32,12 +32,13 @@ def modules(ctx: Context) -> dict[str, Any]:
         {"send": f"AUTH {PROBE} {ctx.secret('redis/probe')}"}, {"expect": "^\\+OK"}, {"send": "PING"},
         {"expect": "^\\+PONG"}, {"send": "QUIT"},
     ]  # fmt: skip
+    over = {"tls": True, "tls_config": tls} if ctx.settings.redis.tls else {}
     account = dict(zip(("username", "password"), ctx.login(MONITORING, "rabbitmq/monitoring"), strict=True))
     found: dict[str, dict[str, Any]] = {
         "http": {"prober": "http", "http": {**http, "fail_if_ssl": True}},
         "https": {"prober": "http", "http": {**http, "fail_if_not_ssl": True, "tls_config": tls}},
         "tcp": {"prober": "tcp", "tcp": tcp},
-        "redis": {"prober": "tcp", "tcp": {**tcp, "query_response": login}},
+        "redis": {"prober": "tcp", "tcp": {**tcp, **over, "query_response": login}},
         "rabbitmq": {"prober": "http", "http": {**http, "basic_auth": account}},
         SERVED: {"prober": "tcp", "tcp": {**tcp, "tls": True, "tls_config": tls}},
     }

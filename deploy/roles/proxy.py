@@ -15,7 +15,7 @@ from deploy.model.fleet import Context
 from deploy.model.resources import File, Package, Resource, Unit
 from deploy.model.ways import Way
 from deploy.roles import graceful
-from deploy.roles.common import confined
+from deploy.roles.common import CA_FILE, CRL_FILE, certificate, confined
 from deploy.roles.haproxy import loaded
 from deploy.roles.proven import built
 from deploy.roles.rabbitmq_topology import MONITORING
@@ -38,6 +38,8 @@ class Backend:
     balance: str = "leastconn"
     path: str = ""
     check_port: int = 0
+    tls: bool = False
+    """To the servers; clients are on this host."""
 
 
 def backends(ctx: Context) -> list[Backend]:
@@ -46,7 +48,15 @@ def backends(ctx: Context) -> list[Backend]:
 
     redis, rabbitmq, mysql = (ctx.fleet.profile.service(name) for name in ("redis", "rabbitmq", "mysql"))
     found = [
-        Backend(f"redis-{name}", redis.port(name).number, redis.port(name).number, "redis", members("redis"), "first")
+        Backend(
+            f"redis-{name}",
+            redis.port(name).number,
+            redis.port(name).number,
+            "redis",
+            members("redis"),
+            "first",
+            tls=ctx.host.mutual(redis.port(name)),
+        )
         for name in INSTANCES
     ]
     amqp, management = rabbitmq.port("amqp").number, rabbitmq.port("management").number
@@ -73,16 +83,18 @@ def ways(ctx: Context) -> Iterable[Way]:
 def desired(ctx: Context) -> Iterable[Resource]:
     for package in ("haproxy", "socat"):
         yield Package(name=package)
+    pair = certificate(ctx, "proxy")
+    yield pair
     login = base64.b64encode(":".join(ctx.login(MONITORING, "rabbitmq/monitoring")).encode()).decode()
     build, text = built(
         ctx, "proxy/haproxy.cfg.j2", settings=ctx.settings.proxy, address=PROXY_ADDRESS, socket=SOCKET,
         stats=SERVICES["proxy"].port("stats").number, backends=backends(ctx), password=ctx.secret("redis/proxy"),
-        login=login,
+        login=login, certificate=pair.certificate_path, ca=CA_FILE, crl=CRL_FILE,
     )  # fmt: skip
     yield File(
         path=CONFIG, content=text, group="haproxy", mode=0o640, secret=True,
         check='said=$(haproxy -c -f "$CANDIDATE" 2>&1) || { printf "%s\\n" "$said" | sed "/password/d"; exit 1; }',
     )  # fmt: skip
     yield confined(ctx, UNIT, "proxy/sandbox.conf.j2")
-    yield Unit(name=UNIT, rolling=True, reload_files=(CONFIG,))
+    yield Unit(name=UNIT, rolling=True, reload_files=(CONFIG, pair.certificate_path, CA_FILE, CRL_FILE))
     yield from loaded(ctx, "haproxy", UNIT, SOCKET, CONFIG, build)

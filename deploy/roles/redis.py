@@ -29,11 +29,13 @@ from deploy.model.resources import (
 from deploy.model.secrets import SecretSpec
 from deploy.model.ways import Way
 from deploy.roles import redis_exporter, redis_rolling
+from deploy.roles.common import CA_FILE, certificate
+from deploy.roles.redis_cli import ADMIN_FILE, caller, client, otherwise, pair
+from deploy.roles.redis_listeners import listeners, record, written
 from deploy.roles.redis_members import INSTANCES, cluster_of, clusters, standings
 
 __all__ = ["ADMIN_FILE", "INSTANCES", "SECRETS", "clusters", "desired", "standings", "ways"]
 
-ADMIN_FILE = "/etc/fleet/redis.auth"
 PROGRAM = "/usr/bin/redis-server"
 """What three units of a host may run: when one of them has a new version installed, the others are owed a restart."""
 
@@ -114,6 +116,7 @@ def packages() -> Iterator[Package]:
 def desired(ctx: Context) -> Iterable[Resource]:
     yield from packages()
     yield File(path=ADMIN_FILE, content=ctx.secret("redis/admin") + "\n", mode=0o400, secret=True)
+    yield certificate(ctx, "redis")
     # Debian's own single instance would take the cache's port with an open configuration.
     yield Unit(name="redis-server.service", running=False, enabled=False, masked=True)
     for instance in INSTANCES:
@@ -135,8 +138,8 @@ def _instance(ctx: Context, instance: str) -> Iterator[Resource]:
     yield File(
         path=f"{folder}/managed.conf",
         content=ctx.render(
-            "redis/managed.conf.j2", instance=instance, port=port, values=values, folder=folder,
-            address=ctx.host.address,
+            "redis/managed.conf.j2", instance=instance, values=values, folder=folder, address=ctx.host.address,
+            listeners=written(ctx.host, instance),
         ),
         owner="root", group="redis", mode=0o640, secret=True,
     )  # fmt: skip
@@ -161,10 +164,10 @@ def _instance(ctx: Context, instance: str) -> Iterator[Resource]:
 
 
 def ways(ctx: Context) -> Iterator[Way]:
-    sentinel = client(SERVICES["sentinel"].port("sentinel").number)
+    sentinel = client(ctx.host, "sentinel")
     for instance in INSTANCES:
         port = SERVICES["redis"].port(instance).number
-        yield redis_rolling.way(ctx, instance, port, client(port), sentinel, min_replicas(ctx))
+        yield redis_rolling.way(ctx, instance, port, client(ctx.host, instance), sentinel, min_replicas(ctx))
 
 
 def acl(ctx: Context, instance: str) -> dict[str, str]:
@@ -193,11 +196,6 @@ def passwords(ctx: Context, secret: str) -> str:
     return " ".join(f"#{hashlib.sha256(one.value.encode()).hexdigest()}" for one in ctx.accepts(secret))
 
 
-def client(port: int) -> str:
-    """redis-cli as the deployment's user; the password goes through the environment, which only root can read."""
-    return f"REDISCLI_AUTH=$(cat {ADMIN_FILE}) timeout 20 redis-cli --no-auth-warning --user fleet -p {port}"
-
-
 INFO = (
     "role", "master_host", "master_link_status", "connected_slaves", "min_slaves_good_slaves", "master_repl_offset",
     "slave_repl_offset", "slave_read_repl_offset", "loading", "rdb_bgsave_in_progress", "aof_rewrite_in_progress",
@@ -206,12 +204,31 @@ INFO = (
 """What is read of INFO replication and persistence."""
 
 
+def query(ctx: Context, instance: str) -> Query:
+    """All that an instance is asked in a look."""
+    cluster = cluster_of(instance)
+    script = ctx.render(
+        "redis/ask.sh.j2", cli=client(ctx.host, instance), folder=f"/etc/redis/{instance}", info=INFO,
+        parameters=parameters(ctx, instance), listeners=listeners(ctx.host, instance), record=record(cluster),
+        loaded=_loaded(cluster), files=_files(),
+    )  # fmt: skip
+    return Query(cluster, script, f"{cluster}.service")
+
+
+def _files() -> tuple[str, ...]:
+    """What it verifies others with, and shows them."""
+    return CA_FILE, pair("redis")[0]
+
+
+def _loaded(cluster: str) -> str:
+    """The hashes of those files as it has loaded them last. A start loads what is there, so it is never behind them."""
+    return f"/var/lib/fleet/{cluster}.tls"
+
+
 def _running(ctx: Context, instance: str, port: int, values: Mapping[str, str], folder: str) -> Iterator[Resource]:
-    cli = client(port)
+    cli = client(ctx.host, instance)
     unit = f"redis-{instance}.service"
-    config = Query(
-        f"redis-{instance}", ctx.render("redis/ask.sh.j2", cli=cli, folder=folder, parameters=values, info=INFO), unit
-    )
+    config = query(ctx, instance)
     for name, value in values.items():
         secret = name == "masterauth"
         restart = name in RESTART_ONLY
@@ -227,15 +244,19 @@ def _running(ctx: Context, instance: str, port: int, values: Mapping[str, str], 
     primary = _primary(ctx, instance)
     yield Parameter(
         query=config, name="info-master_host", want=primary, at_start=True,
-        act=_follow(cli, primary, port) if primary
+        act=_follow(cli, caller(ctx.host, instance, primary), primary, port) if primary
         else "echo 'it follows another now: roles have moved since this run began; run apply again'; exit 1",
     )  # fmt: skip
     yield _departed(ctx, config, cli)
+    if ctx.settings.redis.tls:
+        yield _certificate(config, cli, cluster_of(instance))
     if primary:
         yield Parameter(
             query=config, name="info-master_link_status", want="up", phase=Phase.MEMBERS, act=f"""\
 n=0
 until {cli} INFO replication | grep -q '^master_link_status:up'; do
+  # One that begins while TLS is being turned on or off gets its link later in this run (redis_transport).
+  if {otherwise(ctx.host, instance, primary)}; then exit 0; fi
   n=$((n + 1))
   [ $n -lt 600 ] || {{ echo 'after 5 minutes still not in step with {primary}'; exit 1; }}
   sleep 0.5
@@ -243,19 +264,31 @@ done""",
         )  # fmt: skip
 
 
-def _follow(cli: str, primary: str, port: int) -> str:
+def _certificate(config: Query, cli: str, cluster: str) -> Parameter:
+    """Another key pair, or another CA, while it runs. A pair that does not match is refused, and the old one stays."""
+    (crt, key), record = pair("redis"), _loaded(cluster)
+    return Parameter(
+        query=config, name="files", want="loaded", label=f"{cluster}: certificate", loads=(*_files(), key),
+        at_start=True, step=StepClass.HOT,
+        act=f"{cli} -e CONFIG SET tls-cert-file {crt} tls-key-file {key} tls-ca-cert-file {CA_FILE} >/dev/null\n"
+        f"umask 077\nsha256sum {' '.join(_files())} >{record}.new\nmv -f {record}.new {record}",
+    )  # fmt: skip
+
+
+def _follow(cli: str, there: str, primary: str, port: int) -> str:
     """Never on what was true when the run began: Sentinel may have moved the role since.
 
     A primary that was replaced answers as one again until Sentinel, some ten seconds later, makes it follow.
     """
     return f"""\
-role() {{ {cli} "$@" ROLE | head -n 1; }}
+here() {{ {cli} ROLE | head -n 1; }}
+there() {{ {there} ROLE | head -n 1; }}
 n=0
-while [ $n -lt 60 ] && [ "$(role -h {primary})" = master ] && [ "$(role)" = master ]; do
+while [ $n -lt 60 ] && [ "$(there)" = master ] && [ "$(here)" = master ]; do
   n=$((n + 1))
   sleep 0.5
 done
-if [ "$(role)" = master ] || [ "$(role -h {primary})" != master ]; then
+if [ "$(here)" = master ] || [ "$(there)" != master ]; then
   echo 'roles have moved since this run began: {primary} is not the one primary; run apply again'
   exit 1
 fi

@@ -126,17 +126,39 @@ def sentinel_way(unit: str, instances: tuple[str, ...]) -> Way:
             gates.running("sentinel", (unit,)),
             gates.standing("views", [f"{cluster_of(name)} sentinels" for name in instances], standings),
             Gate("quorum", lambda view: _no_quorum(view, instances)),
-            gates.healthy(), gates.quick(), gates.silent(),
+            Gate("health", _unwell, without=True), gates.quick(), gates.silent(),
         ),
     )  # fmt: skip
 
 
+def _mixed(view: View) -> bool:
+    """Some sentinels speak TLS and some do not, so that not all of them see one another: TLS is being turned on or off.
+
+    All of them see every member of Redis meanwhile, since what was connected before its change stays connected.
+    """
+    everybody = view.ctx.fleet.members("sentinel")
+    return len({_values(view, host.name, SENTINEL_QUERY).get("transport") for host in everybody} - {None}) > 1
+
+
+def _unwell(view: View) -> Iterator[str]:
+    """The health checks; but that one cannot decide alone is told by the gate of the quorum, while they are mixed."""
+    ours = {f"{host.name}: " for host in view.ctx.fleet.members("sentinel")} if _mixed(view) else set[str]()
+    for line in gates.healthy().why_not(view):
+        if not ("NOQUORUM" in line and any(line.startswith(name) for name in ours)):
+            yield line
+
+
 def _no_quorum(view: View, instances: tuple[str, ...]) -> Iterator[str]:
     everybody = view.ctx.fleet.members("sentinel")
+    mixed = _mixed(view)
+    for name in instances:
+        able = [one for one in everybody if _values(view, one.name, SENTINEL_QUERY).get(f"{name} ckquorum") == "OK"]
+        if mixed and 2 * len(able) <= len(everybody):
+            yield f"{name}: {len(able)} of {len(everybody)} sentinels can decide, a majority has to"
     for host in everybody:
         values = _values(view, host.name, SENTINEL_QUERY)
         for name in instances:
-            if (said := values.get(f"{name} ckquorum", "no answer")) != "OK":
+            if (said := values.get(f"{name} ckquorum", "no answer")) != "OK" and not (mixed and "NOQUORUM" in said):
                 yield f"{host.name}: CKQUORUM {name}: {said}"
             others = len(values.get(f"{name} sentinels", "").split())
             if others != len(everybody) - 1:

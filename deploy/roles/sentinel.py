@@ -1,7 +1,8 @@
 """Redis Sentinel: watches both instances, and makes a replica the primary when the primary is gone.
 
 sentinel.conf is written once: from then on it is Sentinel's own (who is primary, which replicas and sentinels there
-are, epochs). What is ours in it is changed through SENTINEL SET, on each sentinel.
+are, epochs). What is ours in it is changed through SENTINEL SET, on each sentinel; how it listens and speaks to others
+is in managed.conf, loaded last. It takes neither that nor another certificate while it runs: a restart does, by roll.
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from deploy.model.catalog import SERVICES
 from deploy.model.fleet import Context
-from deploy.model.resources import Directory, File, Parameter, Phase, Query, Resource, Unit
+from deploy.model.resources import STAMPS, Directory, File, Parameter, Phase, Query, Resource, Unit
 from deploy.model.secrets import SecretSpec
 from deploy.model.ways import Way
 from deploy.roles import redis_exporter, redis_rolling
-from deploy.roles.redis import ADMIN_FILE, PROGRAM, client, packages, passwords, users
+from deploy.roles.common import CA_FILE, certificate
+from deploy.roles.redis import PROGRAM, packages, passwords, users
+from deploy.roles.redis_cli import ADMIN_FILE, client
+from deploy.roles.redis_listeners import written
 from deploy.roles.redis_members import INSTANCES, SENTINEL_QUERY, cluster_of
 
 UNIT = "redis-sentinel.service"
 FOLDER = "/etc/redis/sentinel"
+MANAGED = f"{FOLDER}/managed.conf"
 DATA = "/var/lib/redis/sentinel"
 
 SECRETS: Mapping[str, SecretSpec] = {
@@ -47,6 +52,8 @@ def desired(ctx: Context) -> Iterable[Resource]:
     yield from packages()
     port = SERVICES["sentinel"].port("sentinel").number
     yield File(path=ADMIN_FILE, content=ctx.secret("redis/admin") + "\n", mode=0o400, secret=True)
+    pair = certificate(ctx, "sentinel")
+    yield pair
     yield Directory(path=FOLDER, owner="redis", group="redis", mode=0o750)
     yield Directory(path=DATA, owner="redis", group="redis", mode=0o750)
     yield File(
@@ -58,22 +65,35 @@ def desired(ctx: Context) -> Iterable[Resource]:
         ),
     )  # fmt: skip
     yield File(
+        path=MANAGED, group="redis", mode=0o640,
+        content=ctx.render("sentinel/managed.conf.j2", listeners=written(ctx.host, "sentinel")),
+    )  # fmt: skip
+    yield File(
         path=f"{FOLDER}/users.acl", group="redis", mode=0o640, secret=True,
         content="".join(f"user {name} {rules}\n" for name, rules in acl(ctx).items()),
     )  # fmt: skip
     yield File(
         path=f"/etc/systemd/system/{UNIT}",
         content=ctx.render(
-            "sentinel/redis-sentinel.service.j2", folder=FOLDER, data=DATA, nofile=ctx.settings.base.service_nofile
+            "sentinel/redis-sentinel.service.j2",
+            folder=FOLDER,
+            managed=MANAGED,
+            data=DATA,
+            nofile=ctx.settings.base.service_nofile,
         ),
     )
     yield Unit(
         name=UNIT,
         rolling=True,
-        restart_files=(f"/etc/systemd/system/{UNIT}", PROGRAM),
+        restart_files=(
+            f"/etc/systemd/system/{UNIT}",
+            PROGRAM,
+            MANAGED,
+            *((pair.certificate_path, CA_FILE) if ctx.settings.redis.tls else ()),
+        ),
         start_files=(f"{FOLDER}/users.acl",),
     )
-    yield from _running(ctx, client(port))
+    yield from _running(ctx, client(ctx.host, "sentinel"))
 
 
 def ways(ctx: Context) -> Iterator[Way]:
@@ -108,7 +128,13 @@ def _running(ctx: Context, cli: str) -> Iterator[Resource]:
     values = parameters(ctx)
     query = Query(
         SENTINEL_QUERY,
-        ctx.render("sentinel/ask.sh.j2", cli=cli, instances=INSTANCES, fields=("ip", *values)),
+        ctx.render(
+            "sentinel/ask.sh.j2",
+            cli=cli,
+            instances=INSTANCES,
+            fields=("ip", *values),
+            port=SERVICES["sentinel"].port("sentinel").number,
+        ),
         UNIT,
     )
     yield users("sentinel", cli, UNIT, f"{FOLDER}/users.acl")
@@ -182,6 +208,11 @@ def _circle(ctx: Context, query: Query, cli: str, instance: str) -> Iterator[Res
         query=query, name=f"{instance} ckquorum", want="OK", phase=Phase.MEMBERS,
         label=f"sentinel: {instance} can decide",
         act=f"""\
+# What has ended with its certificate watches over nothing: nobody loses it, and it cannot wait for roll, which would
+# wait for it.
+if ! {cli} -e SENTINEL CKQUORUM {instance} >/dev/null 2>&1 && {_outdated(UNIT)}; then
+  systemctl restart -- {UNIT} 9>&-
+fi
 n=0
 until said=$({cli} -e SENTINEL CKQUORUM {instance} 2>&1); do
   n=$((n + 1))
@@ -189,3 +220,8 @@ until said=$({cli} -e SENTINEL CKQUORUM {instance} 2>&1); do
   sleep 0.5
 done""",
     )  # fmt: skip
+
+
+def _outdated(unit: str) -> str:
+    """A test that succeeds if the unit has not loaded what lies on the disk (see Unit)."""
+    return f"! sed 's/\\t/  /' {STAMPS}/{unit} | sha256sum -c --status"

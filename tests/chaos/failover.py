@@ -11,8 +11,10 @@ from functools import cache, partial
 from pathlib import Path
 
 from deploy.converge import inventory as inventories
+from deploy.model.catalog import SERVICES
 from deploy.model.fleet import Fleet
 from deploy.roles.rabbitmq_topology import API, dead
+from deploy.roles.redis_cli import client
 from lab import inside
 from tests.chaos import load as writers
 from tests.chaos import visitors
@@ -59,10 +61,15 @@ def visiting(host: str) -> Iterator[dict[str, visitors.Visits]]:
         yield visits
 
 
+def redis_cli(host: str, name: str) -> str:
+    """redis-cli on a host as the deployment's user, for the cache, the sessions or the sentinel."""
+    return client(the_fleet().host(host), name, 5)
+
+
 def redis(host: str, port: int, *words: str) -> list[str]:
-    """redis-cli on a host as the deployment's user."""
-    command = f"redis-cli --no-auth-warning --user fleet -p {port} {' '.join(words)}"
-    return on(host, f"REDISCLI_AUTH=$(cat /etc/fleet/redis.auth) timeout 5 {command}", check=False).splitlines()
+    """What it says there of whatever others dial at this port."""
+    names = {one.number: one.name for service in ("redis", "sentinel") for one in SERVICES[service].ports}
+    return on(host, f"{redis_cli(host, names[port])} {' '.join(words)}", check=False).splitlines()
 
 
 def roles(port: int, hosts: tuple[str, ...] = ()) -> dict[str, str]:

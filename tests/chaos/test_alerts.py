@@ -20,14 +20,14 @@ from deploy.model import rules
 from deploy.model.catalog import SERVICES
 from tests.chaos import application, faults, results
 from tests.chaos.application import first
-from tests.chaos.failover import database, eventually, primary, redis, settled, sql, the_fleet
+from tests.chaos.failover import database, eventually, primary, redis, redis_cli, settled, sql, the_fleet
 from tests.chaos.support import apply, on
 
 pytestmark = pytest.mark.usefixtures("begun_well")
 
 LOG = SERVICES["alert-log"].port("http").number
 SESSIONS, CACHE = (SERVICES["redis"].port(name).number for name in ("sessions", "cache"))
-CLI = f"REDISCLI_AUTH=$(cat /etc/fleet/redis.auth) redis-cli --no-auth-warning --user fleet -p {SESSIONS}"
+CLI = redis_cli(the_fleet().hosts[0].name, "sessions")
 SQL = "mariadb --no-defaults --user=root --socket=/run/mysqld/mysqld.sock -N -e"
 TELLING = 150
 """Seconds beyond an alert's own until it has to be told: scrapes, an evaluation, Alertmanager's grouping."""

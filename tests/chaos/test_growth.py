@@ -21,10 +21,11 @@ import lab
 from deploy.converge import inventory
 from deploy.model.catalog import SERVICES
 from deploy.roles.rabbitmq_topology import dead
+from deploy.roles.redis_cli import client
 from lab import LabSpec, inside
 from tests.chaos import load as writers
 from tests.chaos import results
-from tests.chaos.failover import eventually, taken_out
+from tests.chaos.failover import eventually, taken_out, the_fleet
 from tests.chaos.load import QUEUE, TABLE
 from tests.chaos.support import ROOT, fleet
 
@@ -74,13 +75,10 @@ class Growing:
         return self.on(host, f"mariadb -NB omegaup -e {shlex.quote(statement)}").splitlines()
 
     def redis(self, host: str, *words: str) -> list[str]:
-        command = f"redis-cli --no-auth-warning --user fleet -p {PORT} {' '.join(words)}"
-        return self.on(host, f"REDISCLI_AUTH=$(cat /etc/fleet/redis.auth) {command}").splitlines()
+        return self.on(host, f"{client(the_fleet().hosts[0], 'sessions')} {' '.join(words)}").splitlines()
 
     def sentinel(self, host: str, *words: str) -> str:
-        port = SERVICES["sentinel"].port("sentinel").number
-        command = f"redis-cli --no-auth-warning --user fleet -p {port} SENTINEL {' '.join(words)}"
-        return self.on(host, f"REDISCLI_AUTH=$(cat /etc/fleet/redis.auth) {command}")
+        return self.on(host, f"{client(the_fleet().hosts[0], 'sentinel')} SENTINEL {' '.join(words)}")
 
     @contextmanager
     def writing(self, stage: str) -> Iterator[None]:

@@ -73,7 +73,7 @@ PARAMETERS = rf"""
 list() {{ sed -E '/^({OWN_VALUES})\t/d' | sort; }}
 if [ -f /etc/fleet/redis.auth ]; then
   export REDISCLI_AUTH=$(cat /etc/fleet/redis.auth)
-  for port in 6379 6380; do
+  for port in 16379 16380; do
     cli="redis-cli --user fleet --no-auth-warning -p $port"
     $cli CONFIG GET '*' | paste - - | list
     $cli ACL LIST | {SORTED_WORDS} | sort

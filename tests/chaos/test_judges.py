@@ -104,7 +104,7 @@ TLS_PORTS = [
     for service in host.services
     for port in service.ports
     # It knows no MySQL: tests/chaos/test_mutual_tls.py tries the old versions there.
-    if host.encrypts(port) and not port.starttls
+    if host.mutual(port) and not port.starttls
 ]
 
 

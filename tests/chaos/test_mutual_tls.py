@@ -35,6 +35,8 @@ PROBES = {
 ELSEWHERE = {("alertmanager", "gossip"), ("alert-log", "https")}
 """The first speaks a protocol of its own, to its like alone, which the firewall sees to; the other is for people, who
 are no host. tests/fleet asks both."""
+REDIS = {"cache": "frontend", "sessions": "frontend", "sentinel": "sentinel"}
+"""Ports of Redis and Sentinel, which speak no HTTP -> on whose hosts somebody dials them."""
 WRONG_ROLE = "worker"
 KINDS = ("none", "self-signed", "other CA", "expired", "not yet valid", "server only", "wrong role", "right")
 
@@ -56,7 +58,20 @@ def targets() -> list[tuple[HostSpec, Service, Port]]:
         for host in _fleet().hosts
         for service in host.services
         for port in service.ports
-        if host.encrypts(port) and not port.starttls and (service.name, port.name) not in ELSEWHERE
+        if host.mutual(port)
+        and not port.starttls
+        and (service.name, port.name) not in ELSEWHERE
+        and port.name not in REDIS
+    ]
+
+
+def redis_targets() -> list[tuple[HostSpec, Service, Port]]:
+    return [
+        (host, service, port)
+        for host in _fleet().hosts
+        for service in host.services
+        for port in service.ports
+        if host.mutual(port) and port.name in REDIS
     ]
 
 
@@ -140,7 +155,26 @@ def called(client: str, url: str, made: Pair | None, options: str = "") -> str:
     return on(client, f"{script}{curl} {options} {url} || true").strip()
 
 
+def dialled(client: str, host: HostSpec, port: Port, made: Pair | None, options: str = "") -> str:
+    """What Redis or Sentinel answers to a PING from this host; nothing, where the handshake fails."""
+    script = "mkdir -p -m 700 /run/fleet-mtls\n"
+    if made:
+        for name, text in (("crt", made.certificate), ("key", made.key)):
+            encoded = base64.b64encode(text.encode()).decode()
+            script += f"echo {encoded} | base64 -d >/run/fleet-mtls/{name}\n"
+        options += " -cert /run/fleet-mtls/crt -key /run/fleet-mtls/key"
+    ask = f"openssl s_client -quiet -connect {host.address}:{port.number} -CAfile /etc/omegaup/ssl/ca.crt {options}"
+    return on(client, f"{script}(printf 'PING\\r\\n'; sleep 2) | timeout 10 {ask} 2>/dev/null || true")
+
+
+def caller_of(host: HostSpec, port: Port) -> str:
+    """A host that the firewall lets through to this port, another one than it."""
+    return next(one.name for one in _fleet().hosts if one.has(REDIS[port.name]) and one is not host)
+
+
 TARGETS = targets()
+REDIS_TARGETS = redis_targets()
+REDIS_NAMES = [f"{t[1].name}-{t[2].name}-{t[0].name}" for t in REDIS_TARGETS]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -152,6 +186,39 @@ def test_only_the_right_certificate_is_served(target: tuple[HostSpec, Service, P
     url = f"https://{host.name}:{port.number}{path}"
     expected = {"right": "200", "wrong role": "403"}.get(kind, "000")
     assert called(client.name, url, pair(kind, role)) == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("target", REDIS_TARGETS, ids=REDIS_NAMES)
+def test_redis_speaks_to_the_fleets_certificates_alone(target: tuple[HostSpec, Service, Port], kind: str) -> None:
+    """It knows no roles: what may be done is its users' business. It asks for one of them."""
+    host, _, port = target
+    said = dialled(caller_of(host, port), host, port, pair(kind, REDIS[port.name]))
+    assert ("NOAUTH" in said) == (kind in {"right", "wrong role"}), said
+
+
+@pytest.mark.parametrize("target", REDIS_TARGETS, ids=REDIS_NAMES)
+def test_redis_says_nothing_without_tls(target: tuple[HostSpec, Service, Port]) -> None:
+    """Not at the port of others, nor at the host's own, which nobody else reaches."""
+    host, service, port = target
+    client = caller_of(host, port)
+    for number in (port.number, host.local(service, port.name)):
+        ask = f'exec 3<>/dev/tcp/{host.address}/{number} && printf "PING\\r\\n" >&3 && timeout 3 head -c 7 <&3'
+        assert "NOAUTH" not in on(client, f"timeout 5 bash -c '{ask}' 2>/dev/null || true"), number
+    own = on(host.name, f"redis-cli -p {host.local(service, port.name)} PING")
+    assert "NOAUTH" in own, "the same question is answered on the host itself"
+
+
+@pytest.mark.parametrize("target", REDIS_TARGETS, ids=REDIS_NAMES)
+def test_redis_refuses_old_protocols(target: tuple[HostSpec, Service, Port]) -> None:
+    host, _, port = target
+    client, made = caller_of(host, port), pair("right", REDIS[port.name])
+    able = "-cipher DEFAULT@SECLEVEL=0"
+    answered = {
+        version: "NOAUTH" in dialled(client, host, port, made, f"-{version} {able}")
+        for version in ("tls1", "tls1_1", "tls1_2", "tls1_3")
+    }
+    assert answered == {"tls1": False, "tls1_1": False, "tls1_2": True, "tls1_3": True}
 
 
 def test_plain_http_is_refused() -> None:

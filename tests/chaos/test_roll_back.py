@@ -12,7 +12,7 @@ from deploy.model.catalog import SERVICES
 from deploy.procedures.roll.order import Action
 from deploy.procedures.roll.run import Options
 from deploy.roles import backend
-from tests.chaos.failover import primary, settled, the_fleet
+from tests.chaos.failover import primary, redis_cli, settled, the_fleet
 from tests.chaos.rolling import applied, none_left, paid, rolled, spoiled, started
 from tests.chaos.support import altered, fleet, on
 from tests.chaos.watching import watching
@@ -39,7 +39,7 @@ def more(*lines: str) -> Callable[[str], str]:
 
 SLEEPS = (
     "ExecStartPost=+/bin/sh -c '(while sleep 0.1; do REDISCLI_AUTH=$(cat /etc/fleet/redis.auth) redis-cli --user fleet "
-    "-p 6379 DEBUG SLEEP 3; REDISCLI_AUTH=$(cat /etc/fleet/redis.auth) redis-cli --user fleet -p 6380 DEBUG SLEEP 3; "
+    "-p 16379 DEBUG SLEEP 3; REDISCLI_AUTH=$(cat /etc/fleet/redis.auth) redis-cli --user fleet -p 16380 DEBUG SLEEP 3; "
     "done) >/dev/null 2>&1 &'"
 )
 
@@ -63,8 +63,8 @@ def fill() -> None:
     """More in both Redis than a small disk holds, for as long as the test lasts."""
     for instance in ("cache", "sessions"):
         port = SERVICES["redis"].port(instance).number
-        on(primary(port), "head -c 300000 /dev/urandom | REDISCLI_AUTH=$(cat /etc/fleet/redis.auth) redis-cli "
-                          f"--no-auth-warning --user fleet -p {port} -x SET chaos:full EX 900")  # fmt: skip
+        where = primary(port)
+        on(where, f"head -c 300000 /dev/urandom | {redis_cli(where, instance)} -x SET chaos:full EX 900")
 
 
 BAD = {

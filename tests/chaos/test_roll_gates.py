@@ -23,7 +23,7 @@ from deploy.procedures.roll import taking
 from deploy.procedures.roll.order import Action, Debt, Deed
 from deploy.procedures.roll.run import Options, Rolled
 from tests.chaos import faults, results
-from tests.chaos.failover import database, eventually, fresh_table, load, primary, redis, sql, the_fleet
+from tests.chaos.failover import database, eventually, fresh_table, load, primary, redis, redis_cli, sql, the_fleet
 from tests.chaos.load import TABLE
 from tests.chaos.rolling import owing, rolled, started
 from tests.chaos.support import on
@@ -64,8 +64,8 @@ def redis_replica_cut_off() -> Iterator[None]:
     leader = primary(CACHE)
     with faults.cut_off((last_of(leader),), [leader]):
         # More than a replica may be behind.
-        on(leader, "head -c 3000000 /dev/zero | tr '\\0' x | REDISCLI_AUTH=$(cat /etc/fleet/redis.auth) "
-           f"redis-cli --no-auth-warning --user fleet -p {CACHE} -x SET chaos:big EX 60")  # fmt: skip
+        write = f"{redis_cli(leader, 'cache')} -x SET chaos:big EX 60"
+        on(leader, f"head -c 3000000 /dev/zero | tr '\\0' x | {write}")
         eventually("its link is down", lambda: "connected" not in redis(last_of(leader), CACHE, "ROLE"), 30)
         yield
 

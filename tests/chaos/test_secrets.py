@@ -13,11 +13,10 @@ import pytest
 
 import lab
 from deploy.converge.inventory import folder, open_keys
-from deploy.model.catalog import SERVICES
-from deploy.roles.redis import client
+from deploy.roles.redis_cli import client
 from deploy.trust.masking import Masker
 from deploy.trust.secret import MASK
-from tests.chaos.failover import database
+from tests.chaos.failover import database, the_fleet
 from tests.chaos.support import INVENTORY, SPEC, altered, apply, drift, fleet, on
 
 MEMBERS = ("data3", "data2")
@@ -91,7 +90,7 @@ def test_no_secret_is_seen_during_a_first_deploy(tmp_path: Path) -> None:
     assert said["apply"].returncode == 0, said["apply"].stderr[-2000:]
     # Passwords that are other ones, in files and in the running server: both are in what differs.
     on(host, "echo 'user eve on >another-password' >>/etc/redis/cache/users.acl; "
-             f"{client(SERVICES['redis'].port('sessions').number)} CONFIG SET masterauth another")  # fmt: skip
+             f"{client(the_fleet().host(host), 'sessions')} CONFIG SET masterauth another")  # fmt: skip
     changed = altered(tmp_path, "redis = redis | {'maxmemory': '300mb'}")
     with sampled() as more:
         said["second plan"] = fleet("plan", "--limit", host, inventory=changed)

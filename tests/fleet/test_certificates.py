@@ -19,7 +19,7 @@ PORTS = [
     for host in loaded()[1].hosts
     for service in host.services
     for port in service.ports
-    if host.encrypts(port)
+    if host.mutual(port)
 ]
 PAIRS = [(host, service) for host in loaded()[1].hosts for service in host.services if service.identity]
 

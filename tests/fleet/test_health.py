@@ -7,6 +7,7 @@ from testinfra.host import Host
 
 from deploy.model.catalog import SSL_DIR, Check, Health, Service
 from deploy.model.fleet import HostSpec
+from deploy.roles.redis_cli import caller
 from tests.fleet import test_proxy as proxy
 from tests.fleet import test_sentinel as sentinel
 from tests.fleet.conftest import connection, loaded
@@ -28,10 +29,7 @@ def test_health(place: HostSpec, service: Service, health: Health) -> None:
         case Check.TCP:
             assert host.run(f"timeout 5 bash -c 'exec 3<>/dev/tcp/{place.address}/{port}; head -c 4 <&3'").rc == 0
         case Check.REDIS:
-            script = (
-                f"REDISCLI_AUTH=$(cat /etc/fleet/redis.auth) redis-cli --no-auth-warning --user fleet -p {port} ping"
-            )
-            assert host.check_output(script) == "PONG"
+            assert host.check_output(f"{caller(place, health.port, place.address)} ping") == "PONG"
         case Check.RABBITMQ:
             login = 'printf \'user = "%s"\\n\' "$(cat /etc/fleet/rabbitmq.auth)"'
             assert _code(host, f"--config - http://127.0.0.1:{port}{health.path}", before=f"{login} | ") == "200"

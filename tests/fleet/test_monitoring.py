@@ -132,7 +132,7 @@ def test_a_door_opens_to_monitoring_alone(place: HostSpec, route: scrapes.Route,
     """From the monitoring host, which the firewall lets through: the certificate decides."""
     host = connection(fleet.members("monitoring")[0].name)
     url = f"https://{place.name}:{DOOR}{route.path}"
-    pair, redis = f"{SSL_DIR}/monitoring", SERVICES["redis"].port("cache").number
+    pair, redis = f"{SSL_DIR}/monitoring", place.local(SERVICES["redis"], "cache")
     asked = f"?target=redis://127.0.0.1:{redis}" if route.inner == "/scrape" else ""
     assert _code(host, pair, url + asked) == "200"
     assert _code(host, "", url) == "000"
@@ -164,7 +164,7 @@ def test_no_secret_is_in_a_figure(host: Host, spec: HostSpec) -> None:
         "{ cat /etc/fleet/*.auth /etc/fleet/*.curl /etc/default/prometheus-* 2>/dev/null || true; } "
         "| grep -oE '[A-Za-z0-9]{32}' | sort -u || true"
     ).split()
-    redis = SERVICES["redis"].port("cache").number
+    redis = spec.local(SERVICES["redis"], "cache")
     for route in scrapes.routes(spec):
         asked = f"?target=redis://127.0.0.1:{redis}" if route.inner == "/scrape" else ""
         text = host.check_output(f"curl -s -m 10 --noproxy '*' 'http://127.0.0.1:{route.port}{route.inner}{asked}'")

@@ -7,15 +7,17 @@ from testinfra.host import Host
 
 from deploy.model.catalog import SERVICES
 from deploy.model.fleet import Fleet, HostSpec
+from deploy.roles.common import CA_FILE
+from deploy.roles.redis_cli import client, tls
+from deploy.roles.redis_listeners import listeners
+from tests.fleet.conftest import loaded
 
 pytestmark = pytest.mark.service("redis")
 INSTANCES = ("cache", "sessions")
 
 
 def ask(host: Host, instance: str, command: str) -> list[str]:
-    port = SERVICES["redis"].port(instance).number
-    script = f"REDISCLI_AUTH=$(cat /etc/fleet/redis.auth) redis-cli --no-auth-warning --user fleet -p {port} {command}"
-    return str(host.check_output(script)).splitlines()
+    return str(host.check_output(f"{client(loaded()[1].hosts[0], instance)} {command}")).splitlines()
 
 
 def value(host: Host, instance: str, name: str) -> str:
@@ -45,8 +47,25 @@ def test_connections_and_persistence(host: Host, spec: HostSpec, instance: str) 
 
 @pytest.mark.parametrize("instance", INSTANCES)
 def test_nobody_gets_in_without_a_password(host: Host, spec: HostSpec, instance: str) -> None:
-    port = SERVICES["redis"].port(instance).number
+    port = spec.local(SERVICES["redis"], instance)
     assert "NOAUTH" in host.run(f"redis-cli -p {port} GET x").stdout
+
+
+@pytest.mark.parametrize("instance", INSTANCES)
+def test_speaks_to_other_hosts_as_the_settings_say(host: Host, spec: HostSpec, instance: str) -> None:
+    for name, wanted in listeners(spec, instance).items():
+        assert value(host, instance, name) == wanted
+
+
+@pytest.mark.parametrize("instance", INSTANCES)
+def test_at_the_port_of_others_a_certificate_is_asked_for(host: Host, spec: HostSpec, instance: str) -> None:
+    port = SERVICES["redis"].port(instance)
+    if not spec.mutual(port):
+        pytest.skip("redis.tls is off")
+    ask = f"timeout 5 redis-cli -h {spec.address} -p {port.number}"
+    assert "NOAUTH" not in host.run(f"{ask} GET x").stdout, "without TLS"
+    assert "NOAUTH" not in host.run(f"{ask} --tls --cacert {CA_FILE} GET x").stdout, "without a certificate"
+    assert "NOAUTH" in host.run(f"{ask} {tls(instance)} GET x").stdout
 
 
 @pytest.mark.parametrize("instance", INSTANCES)

@@ -7,15 +7,16 @@ from testinfra.host import Host
 
 from deploy.model.catalog import SERVICES
 from deploy.model.fleet import Fleet, HostSpec
+from deploy.roles.common import CA_FILE
+from deploy.roles.redis_cli import client, tls
+from tests.fleet.conftest import loaded
 from tests.fleet.test_redis import INSTANCES
 
 pytestmark = pytest.mark.service("sentinel")
 
 
 def ask(host: Host, command: str) -> list[str]:
-    port = SERVICES["sentinel"].port("sentinel").number
-    script = f"REDISCLI_AUTH=$(cat /etc/fleet/redis.auth) redis-cli --no-auth-warning --user fleet -p {port} {command}"
-    return str(host.check_output(script)).splitlines()
+    return str(host.check_output(f"{client(loaded()[1].hosts[0], 'sentinel')} {command}")).splitlines()
 
 
 def fields(lines: list[str]) -> dict[str, str]:
@@ -42,8 +43,18 @@ def test_knows_the_others_and_can_decide(host: Host, spec: HostSpec, fleet: Flee
 
 
 def test_nobody_gets_in_without_a_password(host: Host, spec: HostSpec) -> None:
-    port = SERVICES["sentinel"].port("sentinel").number
+    port = spec.local(SERVICES["sentinel"], "sentinel")
     assert "NOAUTH" in host.run(f"redis-cli -p {port} SENTINEL MASTERS").stdout
+
+
+def test_at_the_port_of_others_a_certificate_is_asked_for(host: Host, spec: HostSpec) -> None:
+    port = SERVICES["sentinel"].port("sentinel")
+    if not spec.mutual(port):
+        pytest.skip("redis.tls is off")
+    ask = f"timeout 5 redis-cli -h {spec.address} -p {port.number}"
+    assert "NOAUTH" not in host.run(f"{ask} PING").stdout, "without TLS"
+    assert "NOAUTH" not in host.run(f"{ask} --tls --cacert {CA_FILE} PING").stdout, "without a certificate"
+    assert "NOAUTH" in host.run(f"{ask} {tls('sentinel')} PING").stdout
 
 
 def test_sentinels_among_themselves_may_not_reconfigure(host: Host, spec: HostSpec) -> None:

@@ -71,7 +71,7 @@ def pretend() -> None:
     keys = SimpleNamespace(vault=SimpleNamespace(changing=lambda: changing))
     run = SimpleNamespace(
         keys=keys, plan=lambda: found, masker=Masker([SECRET, OLD_SECRET]), hosts={"data1": None, "web1": None},
-        fleet=SimpleNamespace(hosts=(host,)),
+        fleet=SimpleNamespace(hosts=(host,), members=lambda _: ()),
     )  # fmt: skip
 
     @contextmanager

@@ -109,7 +109,7 @@ def _leaf(
 ) -> Leaf:  # fmt: skip
     service = next((one for one in host.services if one.name == name), SERVICES.get(name))
     owner = service.identity.owner if service and service.identity else ""
-    ports = tuple(port.number for port in service.ports if host.encrypts(port)) if service and not stray else ()
+    ports = tuple(port.number for port in service.ports if host.mutual(port)) if service and not stray else ()
     if not text:
         return Leaf(host.name, name, owner=owner, ports=ports, state=BAD, why="missing")
     try:

@@ -84,6 +84,43 @@ def test_a_sentinel_that_cannot_decide_stops_the_roll() -> None:
     assert "knows 0 other sentinels of cache, not 2" in said
 
 
+def sentinels(**said: str) -> dict[str, Snapshot]:
+    """While TLS is being turned on: `data1="TLS OK"` says how a sentinel speaks, and whether it can decide."""
+    seen = dict(WELL)
+    for name, words in said.items():
+        how, _, can = words.partition(" ")
+        values = dict(seen[name].answers["sentinel"].values) | {"transport": how}
+        values |= {f"{instance} ckquorum": can for instance in ("cache", "sessions")}
+        seen[name] = replace(seen[name], answers=dict(seen[name].answers) | {"sentinel": Answer(values)})
+    return seen
+
+
+NO = "NOQUORUM 1 usable Sentinels"
+
+
+@pytest.mark.parametrize(
+    ("said", "passes"),
+    [
+        ({"data1": f"TLS {NO}", "data2": "plain OK", "data3": "plain OK"}, True),
+        ({"data1": "TLS OK", "data2": "TLS OK", "data3": f"plain {NO}"}, True),
+        # A majority has to be able to decide before the next one is restarted, and after it.
+        ({"data1": f"TLS {NO}", "data2": f"plain {NO}", "data3": "plain OK"}, False),
+        # Not seeing the others is no excuse where all speak alike.
+        ({"data1": f"TLS {NO}", "data2": "TLS OK", "data3": "TLS OK"}, False),
+        ({"data1": "TLS OK", "data2": "TLS OK", "data3": "TLS OK"}, True),
+    ],
+)
+def test_sentinels_are_rolled_from_one_way_of_speaking_to_the_other(said: dict[str, str], passes: bool) -> None:
+    """Those with TLS and those without do not see each other; the larger part of them can always decide."""
+    of = way("data2", "redis-sentinel")
+    health = tuple(
+        HealthSeen(name, "Sentinel", "NO" not in words, 0.1, words.partition(" ")[2]) for name, words in said.items()
+    )
+    given = view("data2", sentinels(**said), health=health)
+    why = [*gate(of, "quorum").why_not(given), *gate(of, "health").why_not(given)]
+    assert (why == []) == passes, why
+
+
 def test_health_latency_and_errors() -> None:
     one = HealthSeen("data2", "Redis (cache)", False, 3.0, "refused")
     seen = view("data2", WELL, health=(one,), usual={("data2", "Redis (cache)"): 0.1}, errors=("a", "b", "c"))

@@ -1,0 +1,21 @@
+"""What the settings let cross the network in the clear, for whoever reads a plan. Pure."""
+
+from __future__ import annotations
+
+from deploy.model.fleet import Fleet
+
+TURNED_OFF: tuple[tuple[str, str, str], ...] = (
+    ("redis", "redis.tls", "sessions, the cache, replication and the passwords of Redis and Sentinel"),
+)
+"""(service, the setting that turns its TLS off, what is sent as it is then)."""
+
+
+def cleartext(fleet: Fleet) -> list[tuple[str, str]]:
+    """(service, warning) for each service whose setting turns TLS off; none where nothing leaves a host."""
+    found = []
+    for service, setting, what in TURNED_OFF:
+        section, _, name = setting.partition(".")
+        off = [host for host in fleet.members(service) if not getattr(getattr(host.settings, section), name)]
+        if off and len(fleet.hosts) > 1:
+            found.append((service, f"{setting} is off: {what} cross the network in the clear"))
+    return found
