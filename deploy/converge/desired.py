@@ -232,6 +232,7 @@ def live(fleet: Fleet, contexts: Mapping[str, Context], seen: Mapping[str, Snaps
     """
     first = Live.first_boot(fleet)
     leaders, empty = dict(first.leaders), dict(first.empty)
+    otherwise, links = dict[str, frozenset[str]](), dict[str, str]()
     proven = set()
     for service in fleet.services():
         if not service.replicated:
@@ -241,4 +242,5 @@ def live(fleet: Fleet, contexts: Mapping[str, Context], seen: Mapping[str, Snaps
             if cluster.leader is not None:
                 leaders[name], empty[name] = cluster.leader, cluster.empty
                 proven.add(name)
-    return Live(leaders, frozenset(proven), empty)
+            otherwise[name], links[name] = cluster.otherwise, cluster.links
+    return Live(leaders, frozenset(proven), empty, otherwise, links)
