@@ -62,7 +62,8 @@ def member(name: str, seen: Snapshot | None) -> Member:
         name, empty=values.get("file-data") == "empty", active=bool(unit and unit.running), up=up, error=answer.error,
         cookie=values.get("file-cookie", ""), cluster_name=values.get("name", ""),
         nodes=names("nodes") if up else names("file-nodes"), running=names("running"), partitions=names("partitions"),
-        links=values.get("links", "") if unit and unit.running and answer.ok else "",
+        # Its own word, so that of one that is still starting counts as well.
+        links=values.get("links", ""),
         clients=values.get("clients", "") if up else "",
     )  # fmt: skip
 

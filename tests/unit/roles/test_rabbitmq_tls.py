@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -147,6 +148,24 @@ def test_while_a_member_serves_in_the_clear_proxies_find_it_after_those_that_do_
     assert [line.split()[1] for line in found] == [*MEMBERS, *(f"{name}-before" for name in MEMBERS)]
     assert all(" ssl " in line and "backup" not in line for line in found[:3])
     assert all(":5672 check port 15672 backup" in line and " ssl" not in line for line in found[3:])
+
+
+@pytest.mark.skipif(shutil.which("haproxy") is None, reason="HAProxy is not installed here")
+@pytest.mark.parametrize(
+    ("live", "tls"), [(None, True), (None, False), (plain("data2"), True), (plain("data2"), False)]
+)
+def test_haproxy_takes_it(live: Live | None, tls: bool, tmp_path: Path) -> None:
+    _list(tmp_path / "ca", "ca")
+    for source, name in (("crt", "proxy.crt"), ("key", "proxy.key"), ("crt", "ca.crt"), ("list", "ca.crl")):
+        shutil.copy(tmp_path / "ca" / source, tmp_path / name)
+    content = text(context("web1", live, tls=tls), proxy.CONFIG).replace("/etc/omegaup/ssl", str(tmp_path))
+    content = re.sub(r"^ *(user|group|chroot) .*\n", "", content.replace("/run/haproxy", str(tmp_path)), flags=re.M)
+    (tmp_path / "haproxy.cfg").write_text(content)
+    done = subprocess.run(
+        ["haproxy", "-c", "-f", str(tmp_path / "haproxy.cfg")], text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
 
 
 def test_its_firewall_lets_clients_in_both_ways_until_then() -> None:

@@ -18,7 +18,7 @@ from deploy.converge.desired import ROOT, secret_specs
 from deploy.converge.inventory import folder, load
 from deploy.errors import FleetError, FleetErrors
 from deploy.model import checks
-from deploy.model.catalog import ANYONE, CATALOG, Tls
+from deploy.model.catalog import ANYONE, CATALOG, SSL_DIR, Tls
 from deploy.model.fleet import HostInput, build
 from deploy.model.profiles import PROFILES, REFERENCE, UPSTREAM
 from deploy.model.resources import File, Parameter
@@ -251,6 +251,20 @@ def test_the_reference_broker_is_as_it_was() -> None:
     assert rabbitmq_topology.users(context(reference, "a"))["omegaup"].permissions[0] == "^$"
 
 
+def _pair(folder: Path, name: str) -> None:
+    """What a configuration with TLS names: a key pair that is its own CA, and that CA's empty list."""
+    (folder / "index").touch()
+    (folder / "conf").write_text(
+        f"[ca]\ndefault_ca=d\n[d]\ndatabase={folder}/index\ndefault_md=sha256\ndefault_crl_days=9\n"
+    )
+    for command in (
+        f"req -x509 -newkey rsa:2048 -nodes -keyout {name}.key -out {name}.crt -days 9 -subj /CN={name}",
+        f"ca -config conf -gencrl -keyfile {name}.key -cert {name}.crt -out ca.crl",
+    ):
+        subprocess.run(["openssl", *command.split()], cwd=folder, capture_output=True, check=True)
+    shutil.copy(folder / f"{name}.crt", folder / "ca.crt")
+
+
 @pytest.mark.skipif(shutil.which("haproxy") is None, reason="HAProxy is not installed here")
 def test_haproxy_takes_the_configuration(tmp_path: Path) -> None:
     text = content("web1", "/etc/haproxy/haproxy.cfg")
@@ -258,7 +272,9 @@ def test_haproxy_takes_the_configuration(tmp_path: Path) -> None:
     assert "mysql-reads" not in text
     assert re.search(r"server db1 \S+:3306 check", text)
     file = tmp_path / "haproxy.cfg"
-    file.write_text(re.sub(r"^ *(user|group|chroot) .*\n", "", text, flags=re.M).replace("/run/haproxy", str(tmp_path)))
+    _pair(tmp_path, "proxy")
+    text = text.replace("/run/haproxy", str(tmp_path)).replace(SSL_DIR, str(tmp_path))
+    file.write_text(re.sub(r"^ *(user|group|chroot) .*\n", "", text, flags=re.M))
     done = subprocess.run(["haproxy", "-c", "-f", str(file)], text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
 
