@@ -61,8 +61,8 @@ def before(member: str) -> str:
 
 
 def _rabbitmq(ctx: Context, changing: bool) -> Backend:
-    """changing: members serve with TLS and without it, since they are restarted one by one. Then those that do as the
-    settings say come first, and all are asked for the port that each of them has, on its loopback if nowhere else.
+    """changing: some members serve by TLS and some do not, since they are restarted one by one. Then both ways to each
+    are known, and all are asked for the port that each of them has, on its loopback if nowhere else.
     """
     members = ctx.fleet.members("rabbitmq")
     service, settings = ctx.fleet.profile.service("rabbitmq"), ctx.settings.rabbitmq

@@ -117,12 +117,8 @@ def reading(ctx: Context) -> str:
     end"""
 
 
-def renewed(ctx: Context, query: Query) -> Parameter:
-    """New files are served at once. The connections of members have a memory of their own, which
-    ssl:clear_pem_cache/0 leaves out.
-    """
-    forget = """\
-ok = ssl:clear_pem_cache(),
+FORGET = """\
+case whereis(ssl_pem_cache) of undefined -> ok; _ -> ok = ssl:clear_pem_cache() end,
 case whereis(ssl_pem_cache_dist) of
   undefined -> ok;
   Cache -> ok = gen_server:call(Cache, { unconditionally_clear_pem_cache, self() })
@@ -130,8 +126,13 @@ end,
 ok = application:set_env(kernel, fleet_read, os:system_time(second)),
 fleet.
 """
+"""What a broker has in its memory of files. The connections of members have one of their own, unknown to the first."""
+
+
+def renewed(ctx: Context, query: Query) -> Parameter:
+    """New files are served at once."""
     port = SERVICES["rabbitmq"].port("distribution").number
     return Parameter(
-        query=query, name="files", want=READ, at_start=True, loads=_loaded(ctx), act=ask(port, forget),
+        query=query, name="files", want=READ, at_start=True, loads=_loaded(ctx), act=ask(port, FORGET),
         step=StepClass.RELOAD, label="rabbitmq: certificates",
     )  # fmt: skip

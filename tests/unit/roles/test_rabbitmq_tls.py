@@ -23,6 +23,7 @@ from deploy.model.scrapes import jobs
 from deploy.roles import base, proxy, rabbitmq, rabbitmq_ask, rabbitmq_members, rabbitmq_tls
 from deploy.roles.draining import drain
 from tests.unit.roles.test_rabbitmq_members import ALL, up
+from tests.unit.trust.made import authority
 
 MEMBERS = ("data1", "data2", "data3")
 RUNNING = UnitState("loaded", "active", "running", "enabled", False, 1, 1, {})
@@ -139,26 +140,26 @@ def test_turned_off_all_is_as_before() -> None:
 # -- a cluster that ran before -------------------------------------------------------------------------------
 
 
-def test_while_a_member_serves_in_the_clear_proxies_find_it_after_those_that_do_not() -> None:
+def test_while_a_member_serves_in_the_clear_proxies_know_both_ways_to_each() -> None:
     lines = servers(context("web1", plain("data2")))
-    assert "option allbackups" in lines
     # Each member has this listener, whichever way others come.
     assert "uri /api/health/checks/port-listener/5672 " in "\n".join(lines)
     found = [line for line in lines if line.startswith("server ")]
     assert [line.split()[1] for line in found] == [*MEMBERS, *(f"{name}-before" for name in MEMBERS)]
-    assert all(" ssl " in line and "backup" not in line for line in found[:3])
-    assert all(":5672 check port 15672 backup" in line and " ssl" not in line for line in found[3:])
+    # None of them is a spare: where all are away that are not, nobody counts as serving.
+    assert not any("backup" in line for line in found)
+    assert all(":5671 check port 15671 ssl check-ssl" in line for line in found[:3])
+    assert all(":5672 check port 15672" in line and " ssl" not in line for line in found[3:])
 
 
 @pytest.mark.skipif(shutil.which("haproxy") is None, reason="HAProxy is not installed here")
-@pytest.mark.parametrize(
-    ("live", "tls"), [(None, True), (None, False), (plain("data2"), True), (plain("data2"), False)]
-)
-def test_haproxy_takes_it(live: Live | None, tls: bool, tmp_path: Path) -> None:
-    _list(tmp_path / "ca", "ca")
-    for source, name in (("crt", "proxy.crt"), ("key", "proxy.key"), ("crt", "ca.crt"), ("list", "ca.crl")):
-        shutil.copy(tmp_path / "ca" / source, tmp_path / name)
-    content = text(context("web1", live, tls=tls), proxy.CONFIG).replace("/etc/omegaup/ssl", str(tmp_path))
+@pytest.mark.parametrize("changing", [False, True])
+@pytest.mark.parametrize("tls", [False, True])
+def test_haproxy_takes_it(tls: bool, changing: bool, tmp_path: Path) -> None:
+    authority(tmp_path, proxy="clientAuth")
+    content = text(context("web1", plain("data2") if changing else None, tls=tls), proxy.CONFIG).replace(
+        "/etc/omegaup/ssl", str(tmp_path)
+    )
     content = re.sub(r"^ *(user|group|chroot) .*\n", "", content.replace("/run/haproxy", str(tmp_path)), flags=re.M)
     (tmp_path / "haproxy.cfg").write_text(content)
     done = subprocess.run(
@@ -292,8 +293,8 @@ def test_the_lists_are_told_apart(tmp_path: Path) -> None:
     lists.mkdir()
     (lists / "00000000.r0").write_text("an earlier authority's")
     for name in ("one", "two"):
-        _list(tmp_path / name, name)
-    source.write_text("".join((tmp_path / name / "list").read_text() for name in ("one", "two")))
+        authority(tmp_path / name, name)
+    source.write_text("".join((tmp_path / name / "ca.crl").read_text() for name in ("one", "two")))
 
     def run(act: bool) -> str:
         script = render("rabbitmq/lists.sh.j2", lists=lists, source=source, act=act)
@@ -309,22 +310,6 @@ def test_the_lists_are_told_apart(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two", "ca.crl", "lists"}, "nothing is left behind"
     source.unlink()
     assert run(act=False) == "files\tothers\n", "a host that has none yet"
-
-
-def _list(folder: Path, name: str) -> None:
-    folder.mkdir()
-    (folder / "index").touch()
-    (folder / "number").write_text("01")
-    (folder / "conf").write_text(
-        f"[ca]\ndefault_ca=d\n[d]\ndatabase={folder}/index\ncrlnumber={folder}/number\ndefault_md=sha256\n"
-        "default_crl_days=9\n"
-    )
-    commands = (
-        f"req -x509 -newkey rsa:2048 -nodes -keyout key -out crt -days 9 -subj /CN={name}",
-        "ca -config conf -gencrl -keyfile key -cert crt -out list",
-    )
-    for command in commands:
-        subprocess.run(["openssl", *command.split()], cwd=folder, capture_output=True, check=True)
 
 
 def test_the_catalog_says_which_port_takes_whose_place() -> None:

@@ -25,6 +25,7 @@ from deploy.model.resources import File, Parameter
 from deploy.model.scrapes import jobs
 from deploy.procedures import db, queues
 from deploy.roles import door, rabbitmq_topology, redis, upstream_mysql
+from tests.unit.trust.made import authority
 from tests.unit.upstream.fleets import FLEET, GROUPS, content, context, fleet, resources, secret, state
 from tests.unit.upstream.fleets import UPSTREAM as SETTINGS
 
@@ -251,20 +252,6 @@ def test_the_reference_broker_is_as_it_was() -> None:
     assert rabbitmq_topology.users(context(reference, "a"))["omegaup"].permissions[0] == "^$"
 
 
-def _pair(folder: Path, name: str) -> None:
-    """What a configuration with TLS names: a key pair that is its own CA, and that CA's empty list."""
-    (folder / "index").touch()
-    (folder / "conf").write_text(
-        f"[ca]\ndefault_ca=d\n[d]\ndatabase={folder}/index\ndefault_md=sha256\ndefault_crl_days=9\n"
-    )
-    for command in (
-        f"req -x509 -newkey rsa:2048 -nodes -keyout {name}.key -out {name}.crt -days 9 -subj /CN={name}",
-        f"ca -config conf -gencrl -keyfile {name}.key -cert {name}.crt -out ca.crl",
-    ):
-        subprocess.run(["openssl", *command.split()], cwd=folder, capture_output=True, check=True)
-    shutil.copy(folder / f"{name}.crt", folder / "ca.crt")
-
-
 @pytest.mark.skipif(shutil.which("haproxy") is None, reason="HAProxy is not installed here")
 def test_haproxy_takes_the_configuration(tmp_path: Path) -> None:
     text = content("web1", "/etc/haproxy/haproxy.cfg")
@@ -272,7 +259,7 @@ def test_haproxy_takes_the_configuration(tmp_path: Path) -> None:
     assert "mysql-reads" not in text
     assert re.search(r"server db1 \S+:3306 check", text)
     file = tmp_path / "haproxy.cfg"
-    _pair(tmp_path, "proxy")
+    authority(tmp_path, proxy="clientAuth")
     text = text.replace("/run/haproxy", str(tmp_path)).replace(SSL_DIR, str(tmp_path))
     file.write_text(re.sub(r"^ *(user|group|chroot) .*\n", "", text, flags=re.M))
     done = subprocess.run(["haproxy", "-c", "-f", str(file)], text=True, capture_output=True, check=False)
