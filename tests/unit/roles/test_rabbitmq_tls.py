@@ -20,6 +20,7 @@ from deploy.model.fleet import Context, Fleet, HostInput, Live, build
 from deploy.model.observed import Answer, HostFactsSeen, Snapshot, UnitState
 from deploy.model.resources import Certificate, File, Parameter, StepClass
 from deploy.model.scrapes import jobs
+from deploy.procedures.pki import verify
 from deploy.roles import base, proxy, rabbitmq, rabbitmq_ask, rabbitmq_members, rabbitmq_tls
 from deploy.roles.draining import drain
 from tests.unit.roles.test_rabbitmq_members import ALL, up
@@ -222,6 +223,16 @@ def test_a_cluster_in_the_clear_is_owed_restarts_for_its_clients_and_nothing_for
         (name, StepClass.RESTART, True)
         for name in ("listeners.tcp.1", "management.tcp.ip", "ssl_options", "management.ssl_config")
     }
+
+
+def test_members_in_the_clear_are_not_asked_what_they_serve() -> None:
+    """Until they were stopped together nothing could be served there; clients' ports are owed a roll, which is said."""
+    numbers = [SERVICES["rabbitmq"].port(name).number for name in ("distribution", "amqps")]
+    shown: dict[tuple[str, int, str], bool | None] = {("data1", number, "canary"): None for number in numbers}
+    wrong = list(verify.wrongly(fleet(), shown, taken=["canary"]))
+    assert [error.subject for error in wrong] == ["rabbitmq, port 5671"]
+    shown["data1", numbers[0], "canary"] = False
+    assert len(list(verify.wrongly(fleet(), shown, taken=["canary"]))) == 2, "one that answers has to answer rightly"
 
 
 # -- what members say -----------------------------------------------------------------------------------------
