@@ -9,11 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
+from deploy.converge.desired import render
 from deploy.model.catalog import SSL_DIR
 from deploy.roles import rabbitmq_ask, rabbitmq_tls
+from deploy.trust.authority import Authority
+from deploy.trust.certificates import LeafProfile, describe
 from tests.unit.frontend.fakes import free_port, stop, wait_for_port
 from tests.unit.roles.test_rabbitmq_tls import context, text
+from tests.unit.trust.keys import key_pem, make_csr, ssh_key
 from tests.unit.trust.made import authority, issued, listed
 
 pytestmark = pytest.mark.skipif(
@@ -134,3 +139,39 @@ def test_a_renewed_one_is_served_once_it_is_told(node: Node) -> None:
     assert served() == before
     assert node.asked(rabbitmq_tls.FORGET)[0] == 0
     assert served() != before
+
+
+def test_certificates_and_lists_of_the_fleets_own_authority(tmp_path: Path) -> None:
+    """Erlang takes what the fleet signs, and refuses what it revoked, at the next handshake."""
+    operator = ssh_key(tmp_path / "ana", "-t", "ed25519")
+    own = Authority.create(tmp_path / "pki", "lab", [operator.public], key_bits=2048)
+    signer, folder = own.unlock(operator.identities), tmp_path / "node"
+    folder.mkdir()
+    made = {}
+    for name, server in (("rabbitmq", True), ("proxy", False), ("lost", False)):
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        profile = LeafProfile(
+            common_name=name, role=name, organization="lab", dns_names=("localhost",), ip_addresses=("127.0.0.1",),
+            server_auth=server, client_auth=True, days=90,
+        )  # fmt: skip
+        made[name] = signer.sign(make_csr(key), profile)
+        (folder / f"{name}.crt").write_text(made[name])
+        (folder / f"{name}.key").write_bytes(key_pem(key))
+    (folder / "ca.crt").write_text(own.certificate_pem)
+
+    def brought() -> None:
+        (folder / "ca.crl").write_text(own.list_pem())
+        script = render("rabbitmq/lists.sh.j2", lists=folder / "lists", source=folder / "ca.crl", act=True)
+        subprocess.run(["sh", "-eu"], input=script, text=True, check=True)
+
+    brought()
+    node = Node(folder)
+    try:
+        assert {name: node.takes(name) for name in made} == dict.fromkeys(made, True)
+        assert node.asked("fleet.\n")[0] == 0
+        own.revoke([describe(made["lost"]).serial], "key-compromise", "ana")
+        signer.sign_list(90)
+        brought()
+        assert {name: node.takes(name) for name in made} == {"rabbitmq": True, "proxy": True, "lost": False}
+    finally:
+        node.close()
