@@ -232,6 +232,7 @@ def live(fleet: Fleet, contexts: Mapping[str, Context], seen: Mapping[str, Snaps
     """
     first = Live.first_boot(fleet)
     leaders, empty = dict(first.leaders), dict(first.empty)
+    otherwise, links = dict[str, frozenset[str]](), dict[str, str]()
     proven, encrypted = set(), set(first.encrypted)
     for service in fleet.services():
         if not service.replicated:
@@ -243,4 +244,5 @@ def live(fleet: Fleet, contexts: Mapping[str, Context], seen: Mapping[str, Snaps
                 proven.add(name)
                 if not cluster.encrypted:
                     encrypted.discard(name)
-    return Live(leaders, frozenset(proven), empty, frozenset(encrypted))
+            otherwise[name], links[name] = cluster.otherwise, cluster.links
+    return Live(leaders, frozenset(proven), empty, frozenset(encrypted), otherwise, links)

@@ -6,7 +6,8 @@ the tests expect and the README's table. A port, path or flow that is not here d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -65,6 +66,10 @@ class Port:
     """SECTION.NAME: while it is false, this port has no TLS; one that has none in any case is not there then."""
     plain: str = ""
     """While this port has TLS: the service's port of this name answers the host itself without."""
+    instead: str = ""
+    """Where this port's setting is off: the service's port of this name has its clients, and this one is not there."""
+    owed: bool = False
+    """With TLS: members that ran before TLS came serve it in the clear until all of them were stopped together."""
 
     @property
     def shown(self) -> str:
@@ -86,7 +91,10 @@ class Check(Enum):
 
 @dataclass(frozen=True)
 class Health:
-    """One row of the spec's health table. Times in seconds, from the spec's Compose checks."""
+    """One row of the spec's health table. Times in seconds, from the spec's Compose checks.
+
+    `port`: where the host itself asks; `outside`: where others do, if that is another.
+    """
 
     label: str
     check: Check
@@ -95,6 +103,7 @@ class Health:
     interval: int = 10
     timeout: int = 5
     retries: int = 3
+    outside: str = ""
 
 
 @dataclass(frozen=True)
@@ -274,15 +283,44 @@ CATALOG: Final[tuple[Service, ...]] = (
         "The message broker: a cluster of equals",
         units=("rabbitmq-server.service",),
         ports=(
-            Port("amqp", 5672, _clients("frontend", "worker", "grader")),
-            Port("management", 15672, _clients("monitoring", "proxy")),
+            # The first of each pair is for the host itself; clients have AMQP in the clear at their own host's proxy.
+            Port("amqp", 5672, loopback=True),
+            Port(
+                "amqps",
+                5671,
+                _clients("frontend", "worker", "grader"),
+                Tls.MUTUAL,
+                setting="rabbitmq.tls",
+                instead="amqp",
+            ),
+            Port("management", 15672, loopback=True),
+            Port(
+                "management-tls",
+                15671,
+                _clients("monitoring", "proxy"),
+                Tls.MUTUAL,
+                setting="rabbitmq.tls",
+                instead="management",
+            ),
+            # In the clear by its nature: it says at which port a node is, to whoever asks.
             Port("epmd", 4369, peers=True),
-            Port("distribution", 25672, peers=True),
+            Port("distribution", 25672, tls=Tls.MUTUAL, peers=True, setting="rabbitmq.inter_node_tls", owed=True),
             # Members answer a command-line tool on another member where it listens (rabbitmq.com/docs/networking).
             Port("tools", 35672, peers=True, last=35682),
             Port("prometheus", 15692, loopback=True),
         ),
-        health=(Health("RabbitMQ", Check.RABBITMQ, "management", "/api/health/checks/local-alarms", 30, 10),),
+        health=(
+            Health(
+                "RabbitMQ",
+                Check.RABBITMQ,
+                "management",
+                "/api/health/checks/local-alarms",
+                30,
+                10,
+                outside="management-tls",
+            ),
+        ),
+        identity=Identity(server=True, client=True, owner="rabbitmq"),
         names=("rabbitmq",),
         clusters=("rabbitmq",),
         proxied=True,
@@ -343,8 +381,8 @@ CATALOG: Final[tuple[Service, ...]] = (
         "HAProxy on each client host: leads to whoever serves at the moment",
         units=("haproxy.service",),
         ports=(Port("stats", 8404, loopback=True), Port("mysql-reads", 3307, loopback=True)),
-        identity=Identity(server=False, client=True, owner="root"),
         health=(Health("Proxy", Check.PROXY, "stats"),),
+        identity=Identity(server=False, client=True, owner="root"),
         beside=_clients("frontend", "grader", "broadcaster", "worker"),
         metrics=(Metrics("haproxy", "stats"),),
     ),
@@ -530,6 +568,24 @@ def _by_name() -> dict[str, Service]:
 
 
 SERVICES: Final = _by_name()
+
+
+def settled(service: Service, on: Callable[[str], bool]) -> Service:
+    """The service as settings have it. on: whether a setting that can turn TLS off (Port.setting) leaves it on."""
+    off = {port.name: port for port in service.ports if port.setting and not on(port.setting)}
+    if not off:
+        return service
+    heirs = {port.instead: port for port in off.values() if port.instead}
+    ports = []
+    for port in service.ports:
+        if heir := heirs.get(port.name):
+            ports.append(replace(port, clients=heir.clients, loopback=False))
+        elif port.name not in off:
+            ports.append(port)
+        elif port.tls is Tls.MUTUAL and not port.instead:
+            ports.append(replace(port, tls=Tls.NONE))
+    health = tuple(replace(one, outside="") if one.outside in off else one for one in service.health)
+    return replace(service, ports=tuple(ports), health=health)
 
 
 @dataclass(frozen=True)

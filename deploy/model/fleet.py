@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from deploy.errors import FleetError, FleetErrors
-from deploy.model.catalog import ANYONE, CATALOG, RELEASES, Port, Release, Service, Tls
+from deploy.model.catalog import ANYONE, CATALOG, RELEASES, Port, Release, Service, Tls, settled
 from deploy.model.profiles import PROFILES, REFERENCE, Profile
 from deploy.model.resources import Waiver
 from deploy.model.secrets import Credential, account
@@ -56,6 +56,10 @@ class HostSpec:
     def _on(self, port: Port) -> bool:
         section, _, name = port.setting.partition(".")
         return not section or bool(getattr(getattr(self.settings, section), name))
+
+    def own(self, service: str) -> Service:
+        """One of its services, as its settings have it."""
+        return next(own for own in self.services if own.name == service)
 
 
 @dataclass(frozen=True)
@@ -108,12 +112,16 @@ class Cluster:
     """What the members of a cluster were seen to be. `leader` None: none of them has ever run.
 
     `empty` are members proven to hold nothing: new, or made anew after their disk was lost. `encrypted`: nobody needs
-    to reach them in plain text any more, so that it can be shut out.
+    to reach them in plain text any more, so that it can be shut out. `otherwise` serve clients with TLS although their
+    settings say without, or the other way: they have not been restarted since. `links`: how the members that run talk
+    to one another, `tls` or `plain`; empty if none runs.
     """
 
     leader: str | None
     empty: frozenset[str] = frozenset()
     encrypted: bool = False
+    otherwise: frozenset[str] = frozenset()
+    links: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,6 +147,9 @@ class Live:
     proven: frozenset[str] = frozenset()
     empty: Mapping[str, frozenset[str]] = field(default_factory=dict)
     encrypted: frozenset[str] = frozenset()
+    otherwise: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
+    """The last two as in Cluster."""
 
     @staticmethod
     def first_boot(fleet: Fleet) -> Live:
@@ -254,11 +265,17 @@ def _host(name: str, given: HostInput) -> HostSpec:
             ]
         )
     services = tuple(
-        service
+        settled(service, lambda name: _setting(settings, name))
         for service in PROFILES[settings.profile].services
         if service.group == "all" or given.groups & service.groups
     )
     return HostSpec(name, str(address), services, settings)
+
+
+def _setting(settings: Settings, name: str) -> bool:
+    """A setting that is on or off, by SECTION.NAME."""
+    section, _, key = name.partition(".")
+    return bool(getattr(getattr(settings, section), key))
 
 
 _GROUPS = tuple(group for service in CATALOG if service.chosen for group in service.groups)

@@ -75,7 +75,7 @@ _UPSTREAM: Final[dict[str, Service]] = {
             sessions=_clients("proxy", "sentinel", "monitoring"),
         ),
     ),
-    "rabbitmq": replace(SERVICES["rabbitmq"], ports=_ports("rabbitmq", amqp=_clients("frontend", "worker"))),
+    "rabbitmq": replace(SERVICES["rabbitmq"], ports=_ports("rabbitmq", amqps=_clients("frontend", "worker"))),
     "mysql": replace(
         SERVICES["mysql"],
         doc="The database: one MySQL server of 8.0 or later",

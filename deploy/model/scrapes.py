@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
-from deploy.model.catalog import SERVICES, Check, Metrics, Port, Service, Tls
+from deploy.model.catalog import SERVICES, Check, Health, Metrics, Port, Service, Tls
 from deploy.model.fleet import Fleet, HostSpec
 
 MONITORING = "monitoring"
@@ -85,8 +86,11 @@ def routes(host: HostSpec) -> tuple[Route, ...]:
     return tuple(found.values())
 
 
-def jobs(fleet: Fleet) -> tuple[Job, ...]:
-    """One for each kind of metrics that has a host in this fleet, then the health checks asked from outside."""
+def jobs(fleet: Fleet, otherwise: Mapping[str, frozenset[str]] = MappingProxyType({})) -> tuple[Job, ...]:
+    """One for each kind of metrics that has a host in this fleet, then the health checks asked from outside.
+
+    otherwise: as in Live.
+    """
     found: dict[str, Job] = {}
     for service in fleet.services():
         for metrics in service.metrics:
@@ -100,7 +104,7 @@ def jobs(fleet: Fleet) -> tuple[Job, ...]:
             }
             targets = (*(earlier.targets if earlier else ()), *targets)
             found[metrics.job] = Job(metrics.job, "https", targets, parameters=repeated)
-    probes = tuple(_probes(fleet))
+    probes = tuple(_probes(fleet, otherwise))
     return (*found.values(), Job(BLACKBOX, "http", probes, "/probe")) if probes else tuple(found.values())
 
 
@@ -120,25 +124,33 @@ def _target(host: HostSpec, service: Service, metrics: Metrics) -> Target:
     return Target(f"{host.name}:{number}", labels)
 
 
-def _probes(fleet: Fleet) -> Iterator[Target]:
+def _probes(fleet: Fleet, otherwise: Mapping[str, frozenset[str]]) -> Iterator[Target]:
     asker = f"127.0.0.1:{SERVICES[BLACKBOX].port('exporter').number}"
-    for service in fleet.services():
-        for host in fleet.members(service.name):
+    for name in [service.name for service in fleet.services()]:
+        for host in fleet.members(name):
+            service = host.own(name)
             asked: set[str] = set()
             for health in service.health:
-                port = service.port(health.port)
+                port = service.port(health.outside or health.port)
                 if health.check in PROBED and not port.loopback:
                     asked.add(port.name)
+                    if host.name in otherwise.get(name, ()):
+                        port = _still(fleet.profile.service(name), health, port)
                     where = f"{host.name}:{port.number}"
-                    if health.check in {Check.HTTP, Check.RABBITMQ}:
-                        where = f"http://{where}{health.path}"
-                    elif health.check is Check.HTTPS:
-                        where = f"https://{where}{health.path}"
+                    if health.check in {Check.HTTP, Check.HTTPS, Check.RABBITMQ}:
+                        scheme = "https" if health.check is Check.HTTPS or port.tls is Tls.MUTUAL else "http"
+                        where = f"{scheme}://{where}{health.path}"
                     yield _probe(asker, host, service, health.label, PROBED[health.check], where)
             for port in service.ports:
                 if _direct(port) and port.name not in asked:
                     label = f"{service.name} {port.name}"
                     yield _probe(asker, host, service, label, SERVED, f"{host.name}:{port.number}")
+
+
+def _still(whole: Service, health: Health, port: Port) -> Port:
+    """Where a member answers that has not been restarted since TLS was turned on or off."""
+    outside = next(one.outside for one in whole.health if one.label == health.label)
+    return whole.port(health.port if port.tls is Tls.MUTUAL or not outside else outside)
 
 
 def _probe(asker: str, host: HostSpec, service: Service, label: str, module: str, where: str) -> Target:

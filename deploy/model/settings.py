@@ -198,6 +198,14 @@ class Proxy(Section):
 class Rabbitmq(Section):
     """The broker. `user` is the spec's name; its password is generated."""
 
+    tls: bool = setting(
+        True, "AMQP and the management API by mutual TLS between hosts (on a host's loopback both stay as they are); "
+        "members change one by one, see docs/certificates.md", applies="restart",
+    )  # fmt: skip
+    inter_node_tls: bool = setting(
+        True, "Members talk to one another by mutual TLS. They all do or none does: a cluster that runs stays as it is"
+        " until every member was stopped, see docs/certificates.md", applies="restart",
+    )  # fmt: skip
     user: Name = setting("omegaup", "The application's user", applies="restart")
     vhost: str = setting("/", "The application's virtual host", applies="restart")
     vm_memory_high_watermark: float = setting(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from deploy.model.catalog import PROXY_ADDRESS
+from deploy.model.catalog import PROXY_ADDRESS, Service
 from deploy.model.fleet import Context
 from deploy.model.records import HOST_FOLDER, HOST_GROUP
 from deploy.model.resources import (
@@ -129,6 +129,17 @@ def flows(ctx: Context) -> Iterator[tuple[str, str, tuple[str, ...] | None]]:
             sources = ctx.fleet.sources(service, port, ctx.host)
             if sources is None or sources:
                 yield f"{service.name} {port.name}", port.shown, sources
+        if ctx.host.name in ctx.live.otherwise.get(service.name, ()):
+            yield from _before(ctx, service)
+
+
+def _before(ctx: Context, own: Service) -> Iterator[tuple[str, str, tuple[str, ...] | None]]:
+    """TLS was turned on or off, and what runs does not know it yet: its clients find it where it still listens."""
+    whole = ctx.fleet.profile.service(own.name)
+    for port in whole.ports:
+        if port.instead and (sources := ctx.fleet.sources(whole, port, ctx.host)):
+            still = whole.port(port.instead) if port in own.ports else port
+            yield f"{own.name} {still.name}, until it is restarted", still.shown, sources
 
 
 def sysctls(ctx: Context) -> dict[str, str]:

@@ -39,7 +39,7 @@ def modules(ctx: Context) -> dict[str, Any]:
         "https": {"prober": "http", "http": {**http, "fail_if_not_ssl": True, "tls_config": tls}},
         "tcp": {"prober": "tcp", "tcp": tcp},
         "redis": {"prober": "tcp", "tcp": {**tcp, **over, "query_response": login}},
-        "rabbitmq": {"prober": "http", "http": {**http, "basic_auth": account}},
+        "rabbitmq": {"prober": "http", "http": {**http, "basic_auth": account, "tls_config": tls}},
         SERVED: {"prober": "tcp", "tcp": {**tcp, "tls": True, "tls_config": tls}},
     }
     return {name: {**module, "timeout": f"{limit}s"} for name, module in found.items()}

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from deploy.model.fleet import Context
 from deploy.model.ways import Act
-from deploy.roles.proxy import SOCKET
+from deploy.roles.proxy import BEFORE, SOCKET, before
 
 BACK_SECONDS = 300
 WAIT_SECONDS = 5
@@ -19,9 +19,11 @@ WAIT_SECONDS = 5
 
 
 def _set(backends: Iterable[str], member: str, state: str) -> str:
+    """Under both of its names: who has no second one says so, which changes nothing."""
     return "\n".join(
-        f"echo 'set server {backend}/{member} state {state}' | socat -t 2 - UNIX-CONNECT:{SOCKET} >/dev/null"
+        f"echo 'set server {backend}/{name} state {state}' | socat -t 2 - UNIX-CONNECT:{SOCKET} >/dev/null"
         for backend in backends
+        for name in (member, before(member))
     )
 
 
@@ -41,7 +43,7 @@ systemd-run --quiet --collect --unit={timer} --on-active={BACK_SECONDS} /bin/sh 
 {_set(backends, member, "drain")}
 n=0
 until [ "$(echo 'show stat' | socat -t 2 - UNIX-CONNECT:{SOCKET} |
-  awk -F, '$1 ~ /^({names})$/ && $2 == "{member}" {{ s += $5 }} END {{ print s + 0 }}')" = 0 ]; do
+  awk -F, '$1 ~ /^({names})$/ && $2 ~ /^{member}({BEFORE})?$/ {{ s += $5 }} END {{ print s + 0 }}')" = 0 ]; do
   n=$((n + 1))
   [ $n -lt {WAIT_SECONDS * 5} ] || break
   sleep 0.2

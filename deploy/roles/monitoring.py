@@ -70,7 +70,8 @@ def configuration(ctx: Context) -> str:
     pair = certificate(ctx, "monitoring")
     door = SERVICES["door"].port("https").number
     return ctx.render(
-        "monitoring/prometheus.yml.j2", jobs=jobs(ctx.fleet), fleet=ctx.fleet.name, replica=ctx.host.name, rules=RULES,
+        "monitoring/prometheus.yml.j2", jobs=jobs(ctx.fleet, ctx.live.otherwise), fleet=ctx.fleet.name,
+        replica=ctx.host.name, rules=RULES,
         ca=CA_FILE, certificate=pair.certificate_path, key=pair.key_path, interval=span(settings.scrape_interval),
         timeout=span(min(10.0, settings.scrape_interval)), alerts=ALERTS,
         alertmanagers=[f"{host.name}:{door}" for host in ctx.fleet.members("alertmanager")],

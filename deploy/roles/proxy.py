@@ -7,8 +7,8 @@ It listens on PROXY_ADDRESS on the services' own ports, so a client's configurat
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from deploy.model.catalog import PROXY_ADDRESS, SERVICES
 from deploy.model.fleet import Context
@@ -24,11 +24,16 @@ from deploy.roles.redis import INSTANCES
 UNIT = "haproxy.service"
 CONFIG = "/etc/haproxy/haproxy.cfg"
 SOCKET = "/run/haproxy/admin.sock"
+BEFORE = "-before"
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One listener and the servers behind it. `check`: the shape of its question, see the template."""
+    """One listener and the servers behind it. `check`: the shape of its question, see the template.
+
+    `tls`: servers are reached by mutual TLS, and asked by it. `before`: the same servers as they were reached before a
+    change of that, as long as one of them may only be reached so.
+    """
 
     name: str
     port: int
@@ -39,14 +44,49 @@ class Backend:
     path: str = ""
     check_port: int = 0
     tls: bool = False
-    """To the servers; clients are on this host."""
+    before: Backend | None = None
+
+    @property
+    def servers(self) -> Iterator[tuple[str, str, str, Backend]]:
+        """(name, its host, address, how it is reached)."""
+        for host, address in self.members:
+            yield host, host, address, self
+        if self.before:
+            for host, address in self.members:
+                yield before(host), host, address, self.before
+
+
+def before(member: str) -> str:
+    """What the member is called that is reached as it was before TLS was turned on or off."""
+    return f"{member}{BEFORE}"
+
+
+def _rabbitmq(ctx: Context, changing: bool) -> Backend:
+    """changing: some members serve by TLS and some do not, since they are restarted one by one. Then both ways to each
+    are known, and all are asked for the port that each of them has, on its loopback if nowhere else.
+    """
+    members = ctx.fleet.members("rabbitmq")
+    service, settings = ctx.fleet.profile.service("rabbitmq"), ctx.settings.rabbitmq
+    client, inside = service.port("amqp").number, service.port("management").number
+
+    def reached(tls: bool, asked: int = 0) -> Backend:
+        port = service.port("amqps" if tls else "amqp").number
+        return Backend(
+            "rabbitmq", client, port, "rabbitmq", tuple((host.name, host.address) for host in members),
+            path=f"/api/health/checks/port-listener/{asked or port}",
+            check_port=service.port("management-tls").number if tls else inside, tls=tls,
+        )  # fmt: skip
+
+    if not changing:
+        return reached(settings.tls)
+    return replace(reached(settings.tls, client), before=reached(not settings.tls, client))
 
 
 def backends(ctx: Context) -> list[Backend]:
     def members(service: str) -> tuple[tuple[str, str], ...]:
         return tuple((host.name, host.address) for host in ctx.fleet.members(service))
 
-    redis, rabbitmq, mysql = (ctx.fleet.profile.service(name) for name in ("redis", "rabbitmq", "mysql"))
+    redis, mysql = (ctx.fleet.profile.service(name) for name in ("redis", "mysql"))
     found = [
         Backend(
             f"redis-{name}",
@@ -59,13 +99,7 @@ def backends(ctx: Context) -> list[Backend]:
         )
         for name in INSTANCES
     ]
-    amqp, management = rabbitmq.port("amqp").number, rabbitmq.port("management").number
-    found.append(
-        Backend(
-            "rabbitmq", amqp, amqp, "rabbitmq", members("rabbitmq"), path=f"/api/health/checks/port-listener/{amqp}",
-            check_port=management,
-        )
-    )  # fmt: skip
+    found.append(_rabbitmq(ctx, bool(ctx.live.otherwise.get("rabbitmq"))))
     if not mysql.clusters:
         port = mysql.port("mysql").number
         return [*found, Backend("mysql", port, port, "tcp", members("mysql"), "first")]

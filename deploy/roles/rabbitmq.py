@@ -20,15 +20,16 @@ from deploy.model.resources import Directory, File, Only, Package, Parameter, Ph
 from deploy.model.secrets import Change, SecretSpec
 from deploy.model.ways import Way
 from deploy.roles import rabbitmq_rolling
+from deploy.roles import rabbitmq_tls as tls
 from deploy.roles import rabbitmq_topology as topology
 from deploy.roles.common import timer
+from deploy.roles.rabbitmq_ask import ENV, ask
 from deploy.roles.rabbitmq_members import CLUSTER, COOKIE, QUERY, UNIT, clusters, node, standings
-from deploy.roles.rabbitmq_topology import ADMIN, API, CURL_FILE, DEFINITIONS, ask
+from deploy.roles.rabbitmq_topology import ADMIN, API, CURL_FILE, DEFINITIONS
 
 __all__ = ["SECRETS", "clusters", "desired", "standings", "ways"]
 
 CONF = "/etc/rabbitmq/rabbitmq.conf"
-ENV = "/etc/rabbitmq/rabbitmq-env.conf"
 LIMITS = f"/etc/systemd/system/{UNIT}.d/60-fleet.conf"
 MONITORING_FILE = "/etc/fleet/rabbitmq.auth"
 """`user:password` of the user that may only look."""
@@ -75,7 +76,7 @@ def told(call: str) -> str:
 def lines(ctx: Context) -> Iterator[Line]:
     """rabbitmq.conf, in its order."""
     settings = ctx.settings.rabbitmq
-    amqp = str(SERVICES["rabbitmq"].port("amqp").number)
+    amqp, amqps = (str(SERVICES["rabbitmq"].port(name).number) for name in ("amqp", "amqps"))
     management = str(SERVICES["rabbitmq"].port("management").number)
     relative = repr(settings.vm_memory_high_watermark)
     disk = settings.disk_free_limit
@@ -85,29 +86,32 @@ def lines(ctx: Context) -> Iterator[Line]:
         return Line(name, value, f"Show(Env({name}))", value)
 
     # Not 127.0.0.2: there a client host's own proxy listens, which may be this host.
-    sockets = sorted(f"{address}:{amqp}" for address in (ctx.host.address, "127.0.0.1"))
+    outside = f"{ctx.host.address}:{amqps if settings.tls else amqp}"
+    sockets = sorted((f"127.0.0.1:{amqp}", f"{outside}{'/tls' if settings.tls else ''}"))
     listening = (
-        'lists:join(" ", lists:sort([inet:ntoa(I) ++ ":" ++ Show(P) || '
-        "{{acceptor, I, P}, #{protocol := rabbit_connection_sup}} <- maps:to_list(ranch:info())]))"
+        'lists:join(" ", lists:sort([inet:ntoa(I) ++ ":" ++ Show(P) ++ case T of ranch_ssl -> "/tls"; _ -> "" end || '
+        "{{acceptor, I, P}, #{protocol := rabbit_connection_sup, transport := T}} <- maps:to_list(ranch:info())]))"
     )
-    yield Line("listeners.tcp.1", sockets[0], f"[{listening}]", " ".join(sockets))
-    yield Line("listeners.tcp.2", sockets[1])
-    yield Line(
-        "management.tcp.port", management,
-        "case lists:member(\"rabbitmq_management\", Running) of\n"
-        f'  false -> "{management}";\n'
-        "  true -> Show(proplists:get_value(port, application:get_env(rabbitmq_management, tcp_config, [])))\n"
-        "end",
-        management,
-    )  # fmt: skip
-    # Read through the host's door alone.
-    for name, value in (("ip", "127.0.0.1"), ("port", str(SERVICES["rabbitmq"].port("prometheus").number))):
-        listens = f'proplists:get_value({name}, application:get_env(rabbitmq_prometheus, tcp_config, []), "any")'
-        yield Line(
-            f"prometheus.tcp.{name}", value,
-            f'case lists:member("rabbitmq_prometheus", Running) of\n  false -> "{value}";\n'
-            f"  true -> {listens if name == 'ip' else f'Show({listens})'}\nend", value,
+    yield Line("listeners.tcp.1", f"127.0.0.1:{amqp}", f"[{listening}]", " ".join(sockets))
+    yield Line("listeners.ssl.1" if settings.tls else "listeners.tcp.2", outside)
+
+    def serves(name: str, value: str, key: str = "", application: str = "rabbitmq_management") -> Line:
+        """Of a plugin's listener in the clear; while the plugin does not run, that is what is to be mended."""
+        found = f'proplists:get_value({name}, application:get_env({application}, tcp_config, []), "any")'
+        return Line(
+            key, value,
+            f'case lists:member("{application}", Running) of\n  false -> "{value}";\n'
+            f"  true -> {found if name == 'ip' else f'Show({found})'}\nend", value,
         )  # fmt: skip
+
+    if settings.tls:
+        yield serves("ip", "127.0.0.1", "management.tcp.ip")
+    yield serves("port", management, "management.tcp.port")
+    # Read through the host's door alone.
+    yield serves("ip", "127.0.0.1", "prometheus.tcp.ip", "rabbitmq_prometheus")
+    yield serves(
+        "port", str(SERVICES["rabbitmq"].port("prometheus").number), "prometheus.tcp.port", "rabbitmq_prometheus"
+    )
     # The deployment's user is known to the host itself only, by AMQP as well as by HTTP.
     yield Line(
         "loopback_users.guest", "true", 'lists:join(" ", lists:sort(Env(loopback_users)))', f"{ADMIN} guest"
@@ -145,11 +149,28 @@ def lines(ctx: Context) -> Iterator[Line]:
         yield Line(f"cluster_formation.classic_config.nodes.{number}", node(member.name))
 
 
+def secured(ctx: Context) -> Iterator[Line]:
+    """advanced.config (see rabbitmq_tls), as the broker runs with it."""
+    amqp, management = tls.listens(ctx)
+    yield Line("ssl_options", amqp, "Show(application:get_env(rabbit, ssl_options, []))", amqp)
+    yield Line(
+        "management.ssl_config", management,
+        f'case lists:member("rabbitmq_management", Running) of\n  false -> "{_quoted(management)}";\n'
+        "  true -> Show(application:get_env(rabbitmq_management, ssl_config, []))\nend", management,
+    )  # fmt: skip
+
+
+def _quoted(text: str) -> str:
+    """Inside an Erlang string."""
+    return text.replace('"', '\\"')
+
+
 def desired(ctx: Context) -> Iterable[Resource]:
     yield Package(name="rabbitmq-server")
     yield _untouched(ctx)
     # Not the broker's: what lies here is run by root.
     yield Directory(path="/etc/rabbitmq")
+    yield from tls.desired(ctx)
     yield from _files(ctx)
     yield Unit(name="epmd.socket")
     joins = ctx.is_empty(CLUSTER) and not ctx.leads(CLUSTER)
@@ -160,7 +181,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
         name=UNIT,
         rolling=True,
         restart_files=(ENV, COOKIE, LIMITS),
-        start_files=(CONF,),
+        start_files=(CONF, tls.ADVANCED, tls.LINKS),
         phase=Phase.MEMBERS if joins else Phase.UNITS,
     )
     yield from _watch(ctx)
@@ -275,7 +296,12 @@ rabbitmq-queues -q rebalance quorum </dev/null >/dev/null""",
 
 
 def _files(ctx: Context) -> Iterator[Resource]:
-    yield File(path=ENV, content=ctx.render("rabbitmq/rabbitmq-env.conf.j2", node=node(ctx.host.name), port=_port()))
+    yield File(
+        path=ENV,
+        content=ctx.render(
+            "rabbitmq/rabbitmq-env.conf.j2", node=node(ctx.host.name), port=_port(), arguments=tls.arguments(ctx)
+        ),
+    )  # fmt: skip
     yield File(
         path="/etc/rabbitmq/enabled_plugins", content=f"[{','.join(PLUGINS)}].\n",
     )  # fmt: skip
@@ -351,8 +377,8 @@ def _application(ctx: Context) -> Parameter:
 
 
 def _running(ctx: Context) -> Iterator[Resource]:
-    shown = [line for line in lines(ctx) if line.read]
-    query = _query("node", ctx, lines=shown)
+    shown = [*(line for line in lines(ctx) if line.read), *secured(ctx)]
+    query = _query("node", ctx, lines=shown, reading=tls.reading(ctx))
     yield Parameter(
         query=query, name="plugins", want=" ".join(ACTIVE), at_start=True,
         act=f"rabbitmq-plugins -q set {' '.join(PLUGINS)} </dev/null",
@@ -362,3 +388,4 @@ def _running(ctx: Context) -> Iterator[Resource]:
             query=query, name=line.name, want=line.live, at_start=True, act=line.act,
             step=StepClass.HOT if line.act else StepClass.RESTART,
         )  # fmt: skip
+    yield tls.renewed(ctx, query)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deploy.errors import FleetError, Unsettled
 from deploy.model.fleet import Cluster, Context, Standing
@@ -24,7 +24,11 @@ def node(host: str) -> str:
 
 @dataclass(frozen=True)
 class Member:
-    """What one host says. `active`: its unit runs; `up`: the broker in it does; `nodes`, `running`: as it sees them."""
+    """What one host says. `active`: its unit runs; `up`: the broker in it does; `nodes`, `running`: as it sees them.
+
+    `links`: how it talks to other members, `clients`: how clients of other hosts have to come: `tls` or `plain`; empty
+    if that cannot be told.
+    """
 
     name: str
     empty: bool
@@ -36,6 +40,8 @@ class Member:
     nodes: frozenset[str] = frozenset()
     running: frozenset[str] = frozenset()
     partitions: frozenset[str] = frozenset()
+    links: str = ""
+    clients: str = ""
 
     @property
     def node(self) -> str:
@@ -56,6 +62,9 @@ def member(name: str, seen: Snapshot | None) -> Member:
         name, empty=values.get("file-data") == "empty", active=bool(unit and unit.running), up=up, error=answer.error,
         cookie=values.get("file-cookie", ""), cluster_name=values.get("name", ""),
         nodes=names("nodes") if up else names("file-nodes"), running=names("running"), partitions=names("partitions"),
+        # Its own word, so that of one that is still starting counts as well.
+        links=values.get("links", ""),
+        clients=values.get("clients", "") if up else "",
     )  # fmt: skip
 
 
@@ -72,7 +81,38 @@ def clusters(ctx: Context, seen: Mapping[str, Snapshot]) -> Mapping[str, Cluster
     """
     every = members(ctx, seen)
     _same_cookie(every, hashlib.sha256(ctx.secret("rabbitmq/cookie").encode()).hexdigest())
-    return {CLUSTER: cluster(every, ctx.fleet.name)}
+    links = _same_links(every, ctx.settings.rabbitmq.inter_node_tls)
+    wanted = _word(ctx.settings.rabbitmq.tls)
+    otherwise = frozenset(one.name for one in every if one.clients not in {"", wanted})
+    return {CLUSTER: replace(cluster(every, ctx.fleet.name), otherwise=otherwise, links=links)}
+
+
+def _word(tls: bool) -> str:
+    return "tls" if tls else "plain"
+
+
+def _same_links(every: list[Member], wanted: bool) -> str:
+    """How the members that run talk to one another; empty if none does.
+
+    Raises:
+        FleetError: some by TLS, some in the clear: they do not understand one another.
+    """
+    found: dict[str, list[Member]] = {}
+    for one in every:
+        if one.links:
+            found.setdefault(one.links, []).append(one)
+    if len(found) < 2:
+        return next(iter(found), "")
+    # Those go on whose broker serves; where that does not decide, those that are as the setting has it.
+    rest = min(found, key=lambda word: (sum(one.up for one in found[word]), word == _word(wanted)))
+    names = {word: ", ".join(one.name for one in group) for word, group in found.items()}
+    raise FleetError(
+        host=found[rest][0].name,
+        subject=CLUSTER,
+        found=f"members that talk to one another by TLS ({names['tls']}) and in the clear ({names['plain']})",
+        expected="all in the same way: they do not understand one another",
+        hint=f"on {names[rest]}: systemctl stop {UNIT}; then apply starts it as the others run",
+    )
 
 
 _NO_FILE = hashlib.sha256(b"").hexdigest()
@@ -184,6 +224,9 @@ def standings(ctx: Context, seen: Mapping[str, Snapshot]) -> Iterator[Standing]:
         led = sum(said[0] == one.node for said in leaders.values())
         apart = {other.node for other in every} - one.running
         detail = f"leads {led} of {len(leaders)} queues, sees {len(one.running)} of {len(every)} members"
+        if one.links and one.links != _word(ctx.settings.rabbitmq.inter_node_tls):
+            how = "in the clear" if one.links == "plain" else "by TLS"
+            detail += f"; talks to the others {how} until all were stopped together"
         if one is up[0] and short:
             detail += f"; not all copies online: {', '.join(short)}"
         yield Standing(CLUSTER, one.name, "member", not apart and not one.partitions and not short, detail)

@@ -18,6 +18,7 @@ from deploy.model.catalog import DEAD_LETTERS, SERVICES
 from deploy.model.fleet import Context
 from deploy.model.resources import Only, Parameter, Phase, Query, Resource
 from deploy.model.secrets import account
+from deploy.roles.rabbitmq_ask import ask
 from deploy.roles.rabbitmq_members import UNIT
 
 ADMIN = "fleet"
@@ -38,11 +39,12 @@ NOTHING = "^$"
 
 @dataclass(frozen=True)
 class User:
-    """permissions: (configure, write, read), as patterns of names."""
+    """permissions: (configure, write, read), as patterns of names. secret: by which its password is kept."""
 
     password: str = field(repr=False)
     tags: str
     permissions: tuple[str, str, str]
+    secret: str
 
 
 def users(ctx: Context) -> dict[str, User]:
@@ -51,10 +53,10 @@ def users(ctx: Context) -> dict[str, User]:
     for name, (secret, tags, permissions) in _kinds(ctx).items():
         if name == ADMIN:
             # Nobody comes with it but the deployment, from the host itself, after its file was written.
-            found[name] = User(ctx.secret(secret), tags, permissions)
+            found[name] = User(ctx.secret(secret), tags, permissions, secret)
             continue
         for one in ctx.accepts(secret):
-            found[account(name, one.turn)] = User(one.value, tags, permissions)
+            found[account(name, one.turn)] = User(one.value, tags, permissions, secret)
     return found
 
 
@@ -138,25 +140,6 @@ def first_definitions(ctx: Context) -> dict[str, Any]:
         ],
         "permissions": [{"user": ADMIN, "vhost": vhost, "configure": configure, "write": write, "read": read}],
     }
-
-
-def ask(port: int, expressions: str, address: str = "127.0.0.1") -> str:
-    """Shell that evaluates Erlang in a broker and prints what that prints; it must end with the atom `fleet`.
-
-    To the fixed port: epmd may be away. The caller's name has to be its own, or a second caller is refused.
-    """
-    return f"""\
-ask() {{
-  out=$(HOME=/var/lib/rabbitmq timeout -k 1 20 \\
-    erl_call -h "fleet$$" -address "{address}:{port}" -e -fetch_stdout 2>&1) \\
-  || {{ printf '%s\\n' "$out" | cut -c1-300; return 1; }}
-  case $out in
-  *'{{ok, fleet}}') printf '%s' "${{out%'{{ok, fleet}}'}}" ;;
-  *) printf '%s\\n' "$out" | tr '\\t' ' ' | sed '/^{{ok, /d' | tail -n 3 | cut -c1-300; return 1 ;;
-  esac
-}}
-ask <<'ERLANG'
-{expressions}ERLANG"""
 
 
 def binary(text: str) -> str:

@@ -26,6 +26,8 @@ LEFT_OUT = {
     "base.service_nofile": "waived in the lab", "base.journal_max": "of a unit that apply restarts itself",
     "rabbitmq.user": "another account, not another value", "rabbitmq.vhost": "another broker, not another value",
     "mysql.tls": "is back only after another apply: see test_mysql_tls",
+    "rabbitmq.tls": "takes an apply after the roll, see test_rabbitmq_tls",
+    "rabbitmq.inter_node_tls": "takes a stop of all members, see test_rabbitmq_tls",
     "mysql.user": "another account, not another value", "mysql.database": "another database, not another value",
     "packages.pins": "see test_roll_packages", "environment": "no parameter of a server",
 }  # fmt: skip

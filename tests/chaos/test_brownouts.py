@@ -43,7 +43,7 @@ def ports(*names: str) -> list[int]:
 AWAY: dict[str, tuple[str, list[int], dict[str, int]]] = {
     "cache": ("redis", ports("redis cache"), {}),
     "sessions": ("redis", ports("redis sessions"), {"login": 503}),
-    "broker": ("rabbitmq", ports("rabbitmq amqp", "rabbitmq management"), {"certificates": 503}),
+    "broker": ("rabbitmq", ports("rabbitmq amqps", "rabbitmq management-tls"), {"certificates": 503}),
     "grader": ("grader", ports("grader https"), {}),
     "gitserver": ("gitserver", ports("gitserver https"), {"statement": 503}),
     "database": ("mysql", ports("mysql mysql", "mysql role"), {"rank": 503, "tags": 503, "scoreboard": 503}),

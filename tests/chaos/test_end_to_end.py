@@ -95,7 +95,7 @@ def test_one_broker_of_three_is_not_missed() -> None:
 
 
 def alive(broker: str) -> bool:
-    port = SERVICES["rabbitmq"].port("amqp").number
+    port = SERVICES["rabbitmq"].port("amqps").number
     check = f"rabbitmq-diagnostics -q check_port_listener {port} && rabbitmq-diagnostics -q check_local_alarms"
     return "yes" in on(broker, f"{check} >/dev/null 2>&1 && echo yes", check=False)
 
@@ -103,7 +103,7 @@ def alive(broker: str) -> bool:
 def no_broker_for(host: str) -> AbstractContextManager[None]:
     """Neither the brokers nor what the proxy asks of them can be reached from this host."""
     rabbitmq = SERVICES["rabbitmq"]
-    ports = (rabbitmq.port("amqp").number, rabbitmq.port("management").number)
+    ports = (rabbitmq.port("amqps").number, rabbitmq.port("management-tls").number)
     return faults.out_of_reach(host, [member.name for member in the_fleet().members("rabbitmq")], ports)
 
 

@@ -32,8 +32,10 @@ PROBES = {
     ("door", "https"): ("monitoring", "/node-exporter/exporter/metrics"),
     ("log-store", "https"): ("log-sender", "/health"),
 }
-ELSEWHERE = {("alertmanager", "gossip"), ("alert-log", "https")}
-"""The first speaks a protocol of its own, to its like alone, which the firewall sees to; the other is for people, who
+BROKER = {("rabbitmq", name) for name in ("amqps", "management-tls", "distribution")}
+"""Erlang's TLS asks for no role: what is let in is then asked for a password, or for the members' cookie."""
+ELSEWHERE = {("alertmanager", "gossip"), ("alert-log", "https"), *BROKER}
+"""The first speaks a protocol of its own, to its like alone, which the firewall sees to; the second is for people, who
 are no host. tests/fleet asks both."""
 REDIS = {"cache": "frontend", "sessions": "frontend", "sentinel": "sentinel"}
 """Ports of Redis and Sentinel, which speak no HTTP -> on whose hosts somebody dials them."""
@@ -219,6 +221,57 @@ def test_redis_refuses_old_protocols(target: tuple[HostSpec, Service, Port]) -> 
         for version in ("tls1", "tls1_1", "tls1_2", "tls1_3")
     }
     assert answered == {"tls1": False, "tls1_1": False, "tls1_2": True, "tls1_3": True}
+
+
+BROKERS = [
+    (host, port)
+    for host in _fleet().hosts
+    for service in host.services
+    for port in service.ports
+    if (service.name, port.name) in BROKER and host.mutual(port)
+]
+
+
+def shaken(client: str, host: HostSpec, port: Port, made: Pair | None, options: str = "") -> bool:
+    """Whether a broker's port takes this certificate. By TLS 1.2: there its answer ends the handshake."""
+    script = "mkdir -p -m 700 /run/fleet-mtls\n"
+    if made:
+        for name, text in (("crt", made.certificate), ("key", made.key)):
+            encoded = base64.b64encode(text.encode()).decode()
+            script += f"echo {encoded} | base64 -d >/run/fleet-mtls/{name}\n"
+        options += " -cert /run/fleet-mtls/crt -key /run/fleet-mtls/key"
+    ask = f"timeout 10 openssl s_client -connect {host.name}:{port.number} -CAfile /etc/omegaup/ssl/ca.crt"
+    return on(client, f"{script}{ask} {options} </dev/null >/dev/null 2>&1 && echo yes || true") == "yes\n"
+
+
+def client_of_the_broker(host: HostSpec, port: Port) -> str:
+    """A host that the firewall lets through to this port of it."""
+    service = host.own("rabbitmq")
+    addresses = _fleet().sources(service, port, host) or ()
+    return next(other.name for other in _fleet().hosts if other.address in addresses)
+
+
+@pytest.mark.skipif(len(_fleet().hosts) == 1, reason="a fleet of one host has no flows between hosts")
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "wrong role"])
+@pytest.mark.parametrize("target", BROKERS, ids=[f"{port.name}-{host.name}" for host, port in BROKERS])
+def test_a_broker_takes_a_good_certificate_alone(target: tuple[HostSpec, Port], kind: str) -> None:
+    host, port = target
+    client = client_of_the_broker(host, port)
+    made = pair(kind, "rabbitmq" if port.name == "distribution" else "proxy")
+    assert shaken(client, host, port, made, "-tls1_2") == (kind == "right")
+
+
+@pytest.mark.skipif(len(_fleet().hosts) == 1, reason="a fleet of one host has no flows between hosts")
+@pytest.mark.parametrize("target", BROKERS, ids=[f"{port.name}-{host.name}" for host, port in BROKERS])
+def test_a_broker_refuses_old_protocols(target: tuple[HostSpec, Port]) -> None:
+    host, port = target
+    client, made = client_of_the_broker(host, port), pair("right", "proxy")
+    able = "-cipher DEFAULT@SECLEVEL=0"
+    taken = {
+        version: shaken(client, host, port, made, f"{able} -{version}")
+        for version in ("tls1", "tls1_1", "tls1_2", "tls1_3")
+    }
+    assert taken == {"tls1": False, "tls1_1": False, "tls1_2": True, "tls1_3": True}
 
 
 def test_plain_http_is_refused() -> None:

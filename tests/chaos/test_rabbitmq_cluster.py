@@ -241,7 +241,7 @@ def test_an_interruption_too_short_to_pause_for(turn: int) -> None:
 def test_a_member_whose_listeners_were_forgotten_is_used_again() -> None:
     """As others leave it that took it for lost while it was frozen: open, but not in the table that checks read."""
     host = MEMBERS[1]
-    port = SERVICES["rabbitmq"].port("amqp").number
+    port = SERVICES["rabbitmq"].port("amqps").number
     listed = f"timeout 20 rabbitmq-diagnostics -q check_port_listener {port} >/dev/null 2>&1 && echo yes || true"
     on(host, "timeout 20 rabbitmqctl -q eval 'mnesia:dirty_delete(rabbit_listener, node()).'")
     assert on(host, listed) == ""

@@ -18,7 +18,7 @@ from lab import inside
 from tests.chaos.support import SPEC
 
 PORTS = {
-    "redis": ("cache", "sessions"), "sentinel": ("sentinel",), "rabbitmq": ("amqp",), "mysql": ("mysql",),
+    "redis": ("cache", "sessions"), "sentinel": ("sentinel",), "rabbitmq": ("amqps",), "mysql": ("mysql",),
     "frontend": ("http",), "grader": ("https",), "gitserver": ("https",), "broadcaster": ("https",),
     "runner": ("https",),
 }  # fmt: skip

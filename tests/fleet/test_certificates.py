@@ -12,6 +12,7 @@ from testinfra.host import Host
 
 from deploy.model.catalog import SSL_DIR, Port, Service
 from deploy.model.fleet import HostSpec
+from deploy.roles.rabbitmq_ask import ENV
 from tests.fleet.conftest import connection, loaded
 
 PORTS = [
@@ -43,6 +44,8 @@ def served(host: Host, address: str, port: Port, pair: str) -> x509.Certificate:
 def test_what_is_served_is_what_is_on_disk(place: HostSpec, service: Service, port: Port) -> None:
     host = connection(place.name)
     pair = f"{SSL_DIR}/{service.name}"
+    if port.owed and host.run(f"grep -qs inet_tls {ENV}").rc != 0:
+        pytest.skip("members have not all been stopped since TLS came (docs/certificates.md)")
     assert served(host, place.address, port, pair) == read(host, f"{pair}.crt")
 
 

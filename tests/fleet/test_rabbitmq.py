@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from deploy.model.catalog import DEAD_LETTERS, EXCHANGES, QUEUES
+from deploy.model.catalog import DEAD_LETTERS, EXCHANGES, PROXY_ADDRESS, QUEUES
 from deploy.model.fleet import Fleet, HostSpec
 
 pytestmark = pytest.mark.service("rabbitmq")
@@ -101,3 +101,34 @@ def test_cookie_is_the_brokers_alone(host: Host, spec: HostSpec) -> None:
 
 def test_no_alarm(host: Host, spec: HostSpec) -> None:
     assert api(host, "health/checks/local-alarms")["status"] == "ok"
+
+
+def listening(host: Host) -> set[tuple[str, int]]:
+    lines = host.check_output("ss -Hltn").splitlines()
+    return {(line.split()[3].rpartition(":")[0], int(line.split()[3].rpartition(":")[2])) for line in lines}
+
+
+def test_clients_of_other_hosts_come_by_tls_alone(host: Host, spec: HostSpec) -> None:
+    service, found = spec.own("rabbitmq"), listening(host)
+    for port in service.ports:
+        if port.instead:
+            assert (spec.address, port.number) in found
+            assert {address for address, number in found if number == service.port(port.instead).number} <= {
+                "127.0.0.1", PROXY_ADDRESS,
+            }  # fmt: skip
+
+
+def test_tls_is_what_the_broker_runs_with(host: Host, spec: HostSpec) -> None:
+    if not spec.settings.rabbitmq.tls:
+        pytest.skip("turned off")
+    for application, name in (("rabbit", "ssl_options"), ("rabbitmq_management", "ssl_config")):
+        options = evaluate(host, f"application:get_env({application}, {name})")
+        for option in ("{verify,verify_peer}", "{fail_if_no_peer_cert,true}", "{crl_check,peer}"):
+            assert option in options.replace("\n", "").replace(" ", ""), name
+
+
+def test_members_talk_by_tls(host: Host, spec: HostSpec) -> None:
+    """And their tools, or this question would not be answered."""
+    if not spec.settings.rabbitmq.inter_node_tls:
+        pytest.skip("turned off")
+    assert "inet_tls" in evaluate(host, "init:get_argument(proto_dist)"), "see docs/certificates.md: a stop of all"

@@ -165,6 +165,8 @@ def _port(
         disk = describe(have.certificates.get(service.name, ""))
     except FleetError:
         return verdict("no certificate on the disk", "fleet apply issues one")
+    if not shown.pem and port.owed:
+        return Verdict(host.name, service.name, port.number, "", disk.serial, True)
     if not shown.pem:
         new = "; fleet roll, if it was told to serve TLS since its start" if port.starttls else ""
         return verdict(f"nothing served: {shown.verdict}", f"see systemctl status {name}{new}", disk=disk.serial)
@@ -246,6 +248,8 @@ def wrongly(
     for (host, number, name), answer in shown.items():
         service, port = next(one for one in certificates.ports(fleet.host(host)) if one[1].number == number)
         if name not in wanted or answer is wanted[name] or (name in listed and not port.lists):
+            continue
+        if answer is None and port.owed:
             continue
         said = {True: "taken", False: "refused", None: "no answer"}[answer]
         yield FleetError(

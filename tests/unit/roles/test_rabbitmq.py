@@ -21,7 +21,7 @@ from deploy.model.catalog import EXCHANGES, QUEUES, SERVICES, WORKERS
 from deploy.model.fleet import Context, HostInput, Live, build
 from deploy.model.observed import Answer, HostFactsSeen, Snapshot, UnitState
 from deploy.model.resources import File, Only, Package, Parameter, Phase, Resource, StepClass, Unit
-from deploy.roles import rabbitmq, rabbitmq_members, rabbitmq_topology, worker
+from deploy.roles import rabbitmq, rabbitmq_ask, rabbitmq_members, rabbitmq_topology, worker
 
 UNIT = rabbitmq_members.UNIT
 RUNNING = UnitState("loaded", "active", "running", "enabled", False, 1, 1, {})
@@ -81,7 +81,8 @@ def test_the_file_says_what_the_specification_says() -> None:
     lines = files(context())["/etc/rabbitmq/rabbitmq.conf"].content.splitlines()
     for line in (
         "vm_memory_high_watermark.relative = 0.6", "disk_free_limit.absolute = 2GB", "channel_max = 2000",
-        "listeners.tcp.1 = 10.0.0.1:5672", "management.tcp.port = 15672",
+        "listeners.tcp.1 = 127.0.0.1:5672", "listeners.ssl.1 = 10.0.0.1:5671", "management.tcp.ip = 127.0.0.1",
+        "management.tcp.port = 15672",
     ):  # fmt: skip
         assert line in lines
 
@@ -89,7 +90,7 @@ def test_the_file_says_what_the_specification_says() -> None:
 def test_each_line_of_the_file_is_also_asked_of_what_runs_or_matters_only_to_an_empty_member() -> None:
     unread = [line.name for line in rabbitmq.lines(context()) if not line.read]
     assert [name for name in unread if not name.startswith("cluster_formation.")] == [
-        "listeners.tcp.2", "loopback_users.fleet",
+        "listeners.ssl.1", "loopback_users.fleet",
     ]  # fmt: skip
 
 
@@ -99,7 +100,7 @@ def test_the_broker_is_configured_before_its_first_start_and_never_makes_its_def
     unit = next(item for item in everything if isinstance(item, Unit) and item.name == UNIT)
     for path in (
         rabbitmq.CONF,
-        rabbitmq.ENV,
+        rabbitmq_ask.ENV,
         rabbitmq_members.COOKIE,
         rabbitmq_topology.DEFINITIONS,
         "/etc/rabbitmq/enabled_plugins",
@@ -208,7 +209,9 @@ def test_three_members_know_one_another_and_the_first_declares() -> None:
     for number in (1, 2, 3):
         assert f"cluster_formation.classic_config.nodes.{number} = rabbit@data{number}\n" in conf
     assert "cluster_formation.target_cluster_size_hint = 3\n" in conf
-    assert [key for key in parameters(ctx) if key.startswith("rabbitmq:")] == ["rabbitmq: copies"]
+    assert [key for key in parameters(ctx) if key.startswith("rabbitmq:")] == [
+        "rabbitmq: revocation lists", "rabbitmq: certificates", "rabbitmq: copies",
+    ]  # fmt: skip
     queue = parameters(context("data1", members=3))["rabbitmq:queue ContestQueue"]
     assert '"x-quorum-initial-group-size": 3' in queue.act
 
@@ -274,7 +277,7 @@ ANSWERS = [
 
 @pytest.mark.parametrize(("says", "code", "shown"), ANSWERS)
 def test_only_an_answer_to_the_end_is_an_answer(says: str, code: int, shown: str) -> None:
-    text = f"timeout() {{ printf '%s' '{says}'; }}\n{rabbitmq_topology.ask(25672, 'fleet.' + chr(10))}"
+    text = f"timeout() {{ printf '%s' '{says}'; }}\n{rabbitmq_ask.ask(25672, 'fleet.' + chr(10))}"
     done = subprocess.run(["sh", "-eu"], input=text, text=True, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (code, shown)
 

@@ -74,7 +74,7 @@ class Redis:
 
     def cli(self) -> str:
         (self.folder / "auth").write_text(f"{self.admin}\n")
-        return redis.client(self.port).replace(redis.ADMIN_FILE, str(self.folder / "auth"))
+        return f"REDISCLI_AUTH=$(cat {self.folder / 'auth'}) redis-cli --no-auth-warning --user fleet -p {self.port}"
 
     def parameter(self) -> tuple[str, str]:
         """(question, act) of the running users, with the record in the test's folder."""

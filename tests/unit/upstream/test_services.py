@@ -18,13 +18,14 @@ from deploy.converge.desired import ROOT, secret_specs
 from deploy.converge.inventory import folder, load
 from deploy.errors import FleetError, FleetErrors
 from deploy.model import checks
-from deploy.model.catalog import ANYONE, CATALOG, Tls
+from deploy.model.catalog import ANYONE, CATALOG, SSL_DIR, Tls
 from deploy.model.fleet import HostInput, build
 from deploy.model.profiles import PROFILES, REFERENCE, UPSTREAM
 from deploy.model.resources import File, Parameter, Unit
 from deploy.model.scrapes import jobs
 from deploy.procedures import db, queues
 from deploy.roles import door, rabbitmq_topology, redis, upstream_backend, upstream_mysql
+from tests.unit.trust.made import authority
 from tests.unit.upstream.fleets import FLEET, GROUPS, content, context, fleet, resources, secret, state
 from tests.unit.upstream.fleets import UPSTREAM as SETTINGS
 
@@ -258,7 +259,9 @@ def test_haproxy_takes_the_configuration(tmp_path: Path) -> None:
     assert "mysql-reads" not in text
     assert re.search(r"server db1 \S+:3306 check", text)
     file = tmp_path / "haproxy.cfg"
-    file.write_text(re.sub(r"^ *(user|group|chroot) .*\n", "", text, flags=re.M).replace("/run/haproxy", str(tmp_path)))
+    authority(tmp_path, proxy="clientAuth")
+    text = text.replace("/run/haproxy", str(tmp_path)).replace(SSL_DIR, str(tmp_path))
+    file.write_text(re.sub(r"^ *(user|group|chroot) .*\n", "", text, flags=re.M))
     done = subprocess.run(["haproxy", "-c", "-f", str(file)], text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
 
