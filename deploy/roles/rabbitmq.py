@@ -22,7 +22,7 @@ from deploy.model.ways import Way
 from deploy.roles import rabbitmq_rolling
 from deploy.roles import rabbitmq_tls as tls
 from deploy.roles import rabbitmq_topology as topology
-from deploy.roles.common import timer
+from deploy.roles.common import CA_FILE, CRL_FILE, certificate, timer
 from deploy.roles.rabbitmq_ask import ENV, ask
 from deploy.roles.rabbitmq_members import CLUSTER, COOKIE, QUERY, UNIT, clusters, node, standings
 from deploy.roles.rabbitmq_topology import ADMIN, API, CURL_FILE, DEFINITIONS
@@ -185,6 +185,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
         phase=Phase.MEMBERS if joins else Phase.UNITS,
     )
     yield from _watch(ctx)
+    yield tls.renewed(ctx, _node(ctx))
     yield _application(ctx)
     yield from _running(ctx)
     if ctx.leads(CLUSTER):
@@ -226,7 +227,8 @@ def _cluster(ctx: Context) -> Query:
         QUERY,
         ctx.render(
             "rabbitmq/cluster.sh.j2", cookie=COOKIE, data=f"/var/lib/rabbitmq/mnesia/{node(ctx.host.name)}",
-            ask=ask_broker,
+            ask=ask_broker, certificate=certificate(ctx, "rabbitmq").certificate_path, authority=CA_FILE,
+            revocations=CRL_FILE,
         ),
         UNIT,
     )  # fmt: skip
@@ -376,16 +378,22 @@ def _application(ctx: Context) -> Parameter:
     )  # fmt: skip
 
 
+def _shown(ctx: Context) -> list[Line]:
+    return [*(line for line in lines(ctx) if line.read), *secured(ctx)]
+
+
+def _node(ctx: Context) -> Query:
+    return _query("node", ctx, lines=_shown(ctx), reading=tls.reading(ctx))
+
+
 def _running(ctx: Context) -> Iterator[Resource]:
-    shown = [*(line for line in lines(ctx) if line.read), *secured(ctx)]
-    query = _query("node", ctx, lines=shown, reading=tls.reading(ctx))
+    query = _node(ctx)
     yield Parameter(
         query=query, name="plugins", want=" ".join(ACTIVE), at_start=True,
         act=f"rabbitmq-plugins -q set {' '.join(PLUGINS)} </dev/null",
     )  # fmt: skip
-    for line in shown:
+    for line in _shown(ctx):
         yield Parameter(
             query=query, name=line.name, want=line.live, at_start=True, act=line.act,
             step=StepClass.HOT if line.act else StepClass.RESTART,
         )  # fmt: skip
-    yield tls.renewed(ctx, query)

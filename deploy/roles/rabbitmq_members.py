@@ -42,6 +42,8 @@ class Member:
     partitions: frozenset[str] = frozenset()
     links: str = ""
     clients: str = ""
+    shut: bool = False
+    """It lets nobody in who asks, since a certificate has ended: apply brings another."""
 
     @property
     def node(self) -> str:
@@ -63,8 +65,8 @@ def member(name: str, seen: Snapshot | None) -> Member:
         cookie=values.get("file-cookie", ""), cluster_name=values.get("name", ""),
         nodes=names("nodes") if up else names("file-nodes"), running=names("running"), partitions=names("partitions"),
         # Its own word, so that of one that is still starting counts as well.
-        links=values.get("links", ""),
-        clients=values.get("clients", "") if up else "",
+        links=values.get("links", "tls" if "shut" in values else ""),
+        clients=values.get("clients", "") if up else "", shut="shut" in values,
     )  # fmt: skip
 
 
@@ -142,7 +144,7 @@ def cluster(every: list[Member], name: str) -> Cluster:
     if not up and not holders:
         return Cluster(None)
     for one in every:
-        if one.active and one.error and not one.up:
+        if one.active and one.error and not one.up and not one.shut:
             raise Unsettled(
                 host=one.name,
                 subject=CLUSTER,
@@ -155,7 +157,7 @@ def cluster(every: list[Member], name: str) -> Cluster:
         _together(up)
         return Cluster(up[0].name, empty)
     waiting = [one for one in holders if one.active]
-    if waiting and len(waiting) == len(holders):
+    if waiting and len(waiting) == len(holders) and not any(one.shut for one in waiting):
         raise Unsettled(
             subject=CLUSTER,
             found=f"{', '.join(one.name for one in waiting)}: running and paused, or still starting",
@@ -218,7 +220,7 @@ def standings(ctx: Context, seen: Mapping[str, Snapshot]) -> Iterator[Standing]:
     short = sorted(queue for queue, said in leaders.items() if said[0] == "nobody" or said[1] != said[2])
     for one in every:
         if not one.up:
-            state = "not running" if not one.active else "paused or starting"
+            state = "not running" if not one.active else "paused or starting" if not one.shut else "certificate ended"
             yield Standing(CLUSTER, one.name, "no answer" if one.name not in seen else state, False, one.error)
             continue
         led = sum(said[0] == one.node for said in leaders.values())

@@ -131,9 +131,21 @@ fleet.
 
 
 def renewed(ctx: Context, query: Query) -> Parameter:
-    """New files are served at once."""
-    port = SERVICES["rabbitmq"].port("distribution").number
+    """New files are served at once; before anything else is asked of a broker, since one whose certificate had ended
+    lets nobody in until it has read the new one by itself.
+    """
+    tell = ask(SERVICES["rabbitmq"].port("distribution").number, FORGET)
     return Parameter(
-        query=query, name="files", want=READ, at_start=True, loads=_loaded(ctx), act=ask(port, FORGET),
-        step=StepClass.RELOAD, label="rabbitmq: certificates",
+        query=query, name="files", want=READ, at_start=True, loads=_loaded(ctx), step=StepClass.RELOAD,
+        phase=Phase.UNITS, label="rabbitmq: certificates",
+        act=f"""\
+tell() {{
+{tell}
+}}
+n=0
+until said=$(tell); do
+  n=$((n + 1))
+  [ $n -lt 40 ] || {{ printf '%s\\n' "$said" | tail -n 3; exit 1; }}
+  sleep 5
+done""",
     )  # fmt: skip

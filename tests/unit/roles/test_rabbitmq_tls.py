@@ -265,6 +265,43 @@ def test_how_a_member_is_reached_is_its_own_word() -> None:
     assert (rabbitmq_members.member("a", paused).links, rabbitmq_members.member("a", paused).clients) == ("plain", "")
 
 
+def shut(name: str) -> rabbitmq_members.Member:
+    return rabbitmq_members.Member(
+        name, empty=False, active=True, up=False, error="erl_call: failed", nodes=ALL, links="tls", shut=True
+    )
+
+
+def test_members_whose_certificates_have_ended_do_not_stop_the_apply_that_brings_others() -> None:
+    found = rabbitmq_members.cluster([shut(name) for name in "abc"], "judge")
+    assert (found.leader, found.empty) == ("a", frozenset())
+    silent = [replace(shut(name), shut=False) for name in "abc"]
+    with pytest.raises(FleetError):
+        rabbitmq_members.cluster(silent, "judge")
+    one = Snapshot(
+        "a", HostFactsSeen("debian", "12", 1, 1), units={rabbitmq_members.UNIT: RUNNING},
+        answers={rabbitmq_members.QUERY: Answer({"file-data": "held", "shut": "yes"}, "erl_call: failed")},
+    )  # fmt: skip
+    assert (rabbitmq_members.member("a", one).shut, rabbitmq_members.member("a", one).links) == (True, "tls")
+    # What the host says after its broker has read the new one counts before anything else is asked of it.
+    order = [item.key for item in rabbitmq.desired(context()) if isinstance(item, Parameter)]
+    assert order.index("rabbitmq: certificates") < order.index("rabbitmq-application:application")
+
+
+@pytest.mark.parametrize("days", [9, 0])
+def test_only_a_certificate_that_has_ended_is_taken_for_the_reason(days: int, tmp_path: Path) -> None:
+    authority(tmp_path, rabbitmq="serverAuth")
+    script = next(i for i in rabbitmq.desired(context()) if isinstance(i, Parameter) and i.label.endswith("copies"))
+    tools = f'openssl() {{ case $* in *checkend*) return {int(days == 0)} ;; *) command openssl "$@" ;; esac; }}\n'
+    tools += "timeout() { echo refused; return 1; }\nsystemctl() { echo 0; }\n"
+    env = tmp_path / "env"
+    env.write_text("-proto_dist inet_tls")
+    text_ = script.query.script.replace(rabbitmq_ask.ENV, str(env)).replace("/etc/omegaup/ssl", str(tmp_path))
+    done = subprocess.run(["sh", "-eu"], input=tools + text_, text=True, capture_output=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert ("shut\tyes" in done.stdout.splitlines()) == (days == 0)
+    assert "refused" in done.stdout
+
+
 # -- the bridge -----------------------------------------------------------------------------------------------
 
 
