@@ -101,6 +101,7 @@ def malformed_json() -> dict[str, bytes]:
         "not UTF-8": b'{"a": "\xff\xfe"}', "a byte order mark": b"\xef\xbb\xbf{}", "NUL": b"\0" * 64,
         "deep lists": b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         "deep objects": b'{"a":' * 50_000 + b"1" + b"}" * 50_000,
+        "deep enough to be read, not to be written": b'{"a":' + b"[" * 400 + b"]" * 400 + b"}",
         "a number of many digits": b'{"submission_id": ' + b"9" * 6000 + b"}",
         "infinity": b'{"score": Infinity}', "not a number": b'{"score": NaN}', "a large exponent": b'{"score": 1e999}',
         "half a surrogate": b'{"problem": "\\ud800", "event": "\\ud800", "name": "\\udfff", "lease": "\\ud800"}',

@@ -80,7 +80,7 @@ class Link:
             return {}
         try:
             data = json.loads(raw)
-        except (json.JSONDecodeError, UnicodeDecodeError):
+        except (ValueError, RecursionError):  # ValueError: also a number of more digits than Python reads
             data = None
         if 200 <= response.status < 300 and isinstance(data, dict):
             return data

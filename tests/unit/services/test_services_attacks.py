@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaup_services import httpd, listening
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaup_services import httpd, listening, strict
 from omegaup_services.broadcaster import RULES as BROADCASTER_RULES
 from omegaup_services.broadcaster import Broadcaster
-from omegaup_services.config import MysqlAgentConfig
+from omegaup_services.config import MysqlAgentConfig, Sandbox
 from omegaup_services.gitserver import RULES as GITSERVER_RULES
 from omegaup_services.gitserver import Gitserver
 from omegaup_services.grader.app import FRONT_RULES, RUNNER_RULES, Grader
@@ -24,6 +27,9 @@ from omegaup_services.grader.store import MemoryStore
 from omegaup_services.mysqlagent import RULES as AGENT_RULES
 from omegaup_services.mysqlagent import MysqlAgent
 from omegaup_services.runner.app import RULES as RUNNER_OWN_RULES
+from omegaup_services.runner.judge import NoopJudge, Result, SandboxJudge
+from omegaup_services.worker.consumer import Invalid
+from omegaup_services.worker.messages import json_message
 
 from deploy.model.catalog import SERVICES
 from tests import attacks
@@ -38,7 +44,9 @@ from tests.unit.services.support import (
     running,
     until,
 )
+from tests.unit.services.test_services_grader import SUBMISSION, judge
 
+CASE = {"input": "1", "output": "1"}
 OTHER = "127.0.0.9"
 """Where an attacker comes from: another address than everybody else."""
 
@@ -454,3 +462,74 @@ def test_who_may_ask_is_who_the_catalog_lets_connect(service: str, port: str, ru
     catalogued = SERVICES[service].port(port).clients | {service}
     assert frozenset().union(*rules.values()) <= catalogued
     assert rules["/health"] == catalogued
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "cases that are a number": {"cases": 5}, "cases that are words": {"cases": ["a"]},
+    "a case without input": {"cases": [{"output": "1"}]}, "a case without output": {"cases": [{"input": "1"}]},
+    "a case that is none": {"cases": [None]}, "a weight that is a word": {"cases": [{**CASE, "weight": "much"}]},
+    "a weight that is no number": {"cases": [{**CASE, "weight": "nan"}]},
+    "a weight below nothing": {"cases": [{**CASE, "weight": -1}]},
+    "a weight beyond all": {"cases": [{**CASE, "weight": "inf"}]},
+    "a weight of nothing at all": {"cases": [{**CASE, "weight": None}]},
+    "limits that are a list": {"limits": [1]}, "limits that are a word": {"limits": "all"},
+    "a time that is a word": {"limits": {"time_ms": "long"}}, "a time without an end": {"limits": {"time_ms": "inf"}},
+    "a time of many digits": {"limits": {"time_ms": "9" * 5000}}, "a time that is a list": {"limits": {"time_ms": []}},
+}  # fmt: skip
+"""What who may write a problem can write as its settings."""
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_that_make_no_sense_are_a_verdict(tmp_path: Path, name: str) -> None:
+    judged, words = asyncio.run(
+        SandboxJudge(Sandbox(socket=tmp_path / "none")).judge({"language": "py3", "source": ""}, SETTINGS[name])
+    )
+    assert judged.verdict == "JE"
+    assert "settings" in words
+
+
+def test_a_runner_goes_on_after_what_it_cannot_judge(ca: Authority, tmp_path: Path) -> None:
+    """Its only slot: a fault with one submission is not the end of it."""
+
+    class Broken(NoopJudge):
+        async def judge(self, submission: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[Result, str]:
+            if submission["source"] == "poison":
+                raise RuntimeError("a fault")
+            return await super().judge(submission, settings)
+
+    async def go() -> None:
+        async with judge(ca, tmp_path) as it:
+            runner = it.add_runner()
+            runner._judged = Broken(0.0)
+            async with running(runner):
+                for source, verdict in (("poison", "JE"), ("good", "AC"), ("poison", "JE"), ("good", "AC")):
+                    number = f"{source}-{time.monotonic_ns()}"
+                    body = {**SUBMISSION, "source": source, "submission_id": number}
+                    assert (await it.frontend.post("/submission/new", body))[0] == 200
+                    assert (await it.verdict(number))["verdict"] == verdict
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("name", attacks.malformed_json())
+def test_a_message_that_is_no_json_is_invalid(name: str) -> None:
+    """It goes to the dead letters; no worker ends over it."""
+    with pytest.raises(Invalid):
+        json_message(attacks.malformed_json()[name])
+
+
+PLAIN = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.text()
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+ANYTHING = st.recursive(PLAIN | NUMBERS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
+
+
+@given(ANYTHING)
+def test_what_is_json_is_read_as_it_is(data: Any) -> None:
+    assert strict.loads(json.dumps(data).encode()) == json.loads(json.dumps(data))
+    assert strict.loads(json.dumps(data, ensure_ascii=False).encode()) == data
+
+
+@given(st.binary(max_size=200))
+def test_whatever_is_sent_is_read_or_refused(sent: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        json.dumps(strict.loads(sent), ensure_ascii=False, allow_nan=False).encode()

@@ -188,7 +188,13 @@ class Runner(Service):
             self._holding.discard(run_id)
 
     async def _verdict(self, work: Mapping[str, Any], run_id: int) -> Result:
-        judged, detail = await self._judged.judge(work["submission"], work["settings"])
+        try:
+            judged, detail = await self._judged.judge(work["submission"], work["settings"])
+        except SandboxDown:
+            raise
+        except Exception:  # a fault of ours with this submission: the slot goes on with the next
+            log.exception("cannot be judged", extra=fields(run=run_id))
+            judged, detail = Result("JE", 0.0, 0, 0), "an error of the runner"
         log.info("judged", extra=fields(run=run_id, verdict=judged.verdict, detail=detail[:200]))
         return judged
 

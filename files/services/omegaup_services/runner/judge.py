@@ -21,6 +21,7 @@ LINE_BYTES = 128 * 1024 * 1024
 CHECKED_SECONDS = 30.0
 DEFAULTS = {"time_ms": 1000, "memory_bytes": 256 * 1024 * 1024, "output_bytes": 10 * 1024 * 1024}
 LARGEST = {"time_ms": 60_000, "memory_bytes": 2**31, "output_bytes": 64 * 1024 * 1024}
+LARGEST_WEIGHT = 1e9
 VERDICTS = {"exit": "RTE", "signal": "RTE", "time": "TLE", "memory": "MLE", "output": "OLE"}
 SIGSYS, SIGKILL = -31, -9
 
@@ -87,7 +88,11 @@ class SandboxJudge:
         self._checked = time.monotonic()
 
     async def judge(self, submission: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[Result, str]:
-        limits, cases = _limits(settings), _cases(settings)
+        try:
+            limits, cases = _limits(settings), _cases(settings)
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            # Whoever wrote them: no runner ends over it.
+            return Result("JE", 0.0, 0, 0), f"the problem's settings: {type(error).__name__}: {error}"
         request = {
             "language": submission["language"], "source": submission["source"], **limits,
             "cases": [{"name": case.name, "input": case.input} for case in cases],
@@ -134,9 +139,16 @@ def _limits(settings: Mapping[str, Any]) -> dict[str, int]:
 
 def _cases(settings: Mapping[str, Any]) -> list[Case]:
     return [
-        Case(str(case.get("name", at)), str(case["input"]), str(case["output"]), float(case.get("weight", 1.0)))
+        Case(str(case.get("name", at)), str(case["input"]), str(case["output"]), _weight(case.get("weight", 1.0)))
         for at, case in enumerate(settings.get("cases") or ())
     ]
+
+
+def _weight(given: Any) -> float:
+    weight = float(given)
+    if not 0 <= weight <= LARGEST_WEIGHT:
+        raise ValueError(f"weight {given!r}")
+    return weight
 
 
 def verdict(answers: list[dict[str, Any]], cases: list[Case]) -> tuple[Result, str]:

@@ -4,12 +4,12 @@ field.
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
+from .. import strict
 from .consumer import Invalid
 
 CERTIFICATE_KEYS = frozenset(("type", "contest_id", "certificate_cutoff", "ranking", "timestamp"))
@@ -73,8 +73,8 @@ class AnalyticsEvent:
 def json_message(body: bytes) -> dict[str, Any]:
     """The body as a JSON object."""
     try:
-        data = json.loads(body)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        data = strict.loads(body)
+    except ValueError:
         raise Invalid("not JSON") from None
     if not isinstance(data, dict):
         raise Invalid("not a JSON object")
