@@ -18,7 +18,7 @@ from deploy.model.ways import Way
 from deploy.roles import redis_exporter, redis_rolling
 from deploy.roles.common import CA_FILE, certificate
 from deploy.roles.redis import PROGRAM, packages, users
-from deploy.roles.redis_cli import ADMIN_FILE, client
+from deploy.roles.redis_cli import ADMIN_FILE, client, found_once
 from deploy.roles.redis_listeners import written
 from deploy.roles.redis_members import INSTANCES, SENTINEL_QUERY, cluster_of
 
@@ -126,11 +126,13 @@ def _port(instance: str) -> int:
 
 def _running(ctx: Context, cli: str) -> Iterator[Resource]:
     values = parameters(ctx)
+    first, asked = found_once(ctx.host, "sentinel")
     query = Query(
         SENTINEL_QUERY,
         ctx.render(
             "sentinel/ask.sh.j2",
-            cli=cli,
+            first=first,
+            cli=asked,
             instances=INSTANCES,
             fields=("ip", *values),
             port=SERVICES["sentinel"].port("sentinel").number,
