@@ -30,7 +30,7 @@ from deploy.model.secrets import SecretSpec
 from deploy.model.ways import Way
 from deploy.roles import redis_exporter, redis_rolling
 from deploy.roles.common import CA_FILE, certificate
-from deploy.roles.redis_cli import ADMIN_FILE, caller, client, otherwise, pair
+from deploy.roles.redis_cli import ADMIN_FILE, caller, client, found_once, otherwise, pair
 from deploy.roles.redis_listeners import listeners, record, written
 from deploy.roles.redis_members import INSTANCES, cluster_of, clusters, standings
 
@@ -207,8 +207,9 @@ INFO = (
 def query(ctx: Context, instance: str) -> Query:
     """All that an instance is asked in a look."""
     cluster = cluster_of(instance)
+    first, cli = found_once(ctx.host, instance)
     script = ctx.render(
-        "redis/ask.sh.j2", cli=client(ctx.host, instance), folder=f"/etc/redis/{instance}", info=INFO,
+        "redis/ask.sh.j2", first=first, cli=cli, folder=f"/etc/redis/{instance}", info=INFO,
         parameters=parameters(ctx, instance), listeners=listeners(ctx.host, instance), record=record(cluster),
         loaded=_loaded(cluster), files=_files(),
     )  # fmt: skip

@@ -31,19 +31,26 @@ def tls(port: str) -> str:
 
 
 def client(host: HostSpec, port: str, seconds: int = 20) -> str:
-    """redis-cli on the host itself, as the deployment's user.
+    """redis-cli on the host itself, as the deployment's user; where that is answered is asked each time."""
+    return f"{_login(seconds)} -p {where(host, port)}"
 
-    Where it answers is asked, since that is what a change of `redis.tls` changes: without a password, which a port with
-    TLS does not take as a word at all, and one without answers by asking for one.
+
+def found_once(host: HostSpec, port: str) -> tuple[str, str]:
+    """The same for a script that asks much: its first line, and redis-cli from then on."""
+    return f"at={where(host, port)}", f'{_login(20)} -p "$at"'
+
+
+def where(host: HostSpec, port: str) -> str:
+    """The number of the port at which the host itself is answered without TLS, in words of the shell.
+
+    It is asked, since it is what a change of `redis.tls` changes: without a password, which a port with TLS does not
+    understand, and one without answers by asking for one.
     """
     service = SERVICES[owner(port)]
     wanted, number = host.local(service, port), service.port(port).number
     other = service.port(service.port(port).plain).number if wanted == number else number
-    where = (
-        f"$(REDISCLI_AUTH= timeout 5 redis-cli -p {wanted} PING >/dev/null 2>&1 </dev/null "
-        f"&& echo {wanted} || echo {other})"
-    )
-    return f"{_login(seconds)} -p {where}"
+    ask = f"REDISCLI_AUTH= timeout 5 redis-cli -p {wanted} PING >/dev/null 2>&1 </dev/null"
+    return f"$({ask} && echo {wanted} || echo {other})"
 
 
 def caller(host: HostSpec, port: str, address: str, seconds: int = 20) -> str:

@@ -18,7 +18,7 @@ from deploy.model.ways import Way
 from deploy.roles import redis_exporter, redis_rolling
 from deploy.roles.common import CA_FILE, certificate
 from deploy.roles.redis import PROGRAM, packages, passwords, users
-from deploy.roles.redis_cli import ADMIN_FILE, client
+from deploy.roles.redis_cli import ADMIN_FILE, client, found_once, tls
 from deploy.roles.redis_listeners import written
 from deploy.roles.redis_members import INSTANCES, SENTINEL_QUERY, cluster_of
 
@@ -126,14 +126,17 @@ def _port(instance: str) -> int:
 
 def _running(ctx: Context, cli: str) -> Iterator[Resource]:
     values = parameters(ctx)
+    first, asked = found_once(ctx.host, "sentinel")
     query = Query(
         SENTINEL_QUERY,
         ctx.render(
             "sentinel/ask.sh.j2",
-            cli=cli,
+            first=first,
+            cli=asked,
             instances=INSTANCES,
             fields=("ip", *values),
             port=SERVICES["sentinel"].port("sentinel").number,
+            tls=tls("sentinel"),
         ),
         UNIT,
     )
@@ -205,7 +208,7 @@ def _circle(ctx: Context, query: Query, cli: str, instance: str) -> Iterator[Res
             ),
         )  # fmt: skip
     yield Parameter(
-        query=query, name=f"{instance} ckquorum", want="OK", phase=Phase.MEMBERS,
+        query=query, name=f"{instance} decides", want="OK", phase=Phase.MEMBERS,
         label=f"sentinel: {instance} can decide",
         act=f"""\
 # What has ended with its certificate watches over nothing: nobody loses it, and it cannot wait for roll, which would

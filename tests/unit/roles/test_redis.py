@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +17,9 @@ from deploy.errors import FleetError, Unsettled
 from deploy.model.catalog import PROXY_ADDRESS
 from deploy.model.fleet import Context, HostInput, Live, build
 from deploy.model.observed import Answer, HostFactsSeen, Snapshot, UnitState
-from deploy.model.resources import File, Parameter, Phase
+from deploy.model.resources import STAMPS, File, Parameter, Phase
 from deploy.roles import proxy, redis, sentinel
+from deploy.roles.redis_cli import ADMIN_FILE
 from deploy.roles.redis_members import Member, View, cluster, clusters, member
 
 ADDRESSES = {"a": "10.0.0.1", "b": "10.0.0.2", "c": "10.0.0.3"}
@@ -167,6 +171,34 @@ def test_a_sentinel_knows_neither_fewer_nor_more() -> None:
     assert isinstance(replicas, Parameter)
     assert isinstance(sentinels, Parameter)
     assert (replicas.want, sentinels.want) == ("10.0.0.11 10.0.0.13", "10.0.0.11 10.0.0.12")
+
+
+def test_a_sentinel_that_can_decide_nothing_is_restarted_if_it_owes_a_restart(tmp_path: Path) -> None:
+    """Its certificate has ended, say: roll would wait for it, and it for roll."""
+    wanted = {item.key: item for item in sentinel.desired(context("data1"))}["sentinel: cache can decide"]
+    assert isinstance(wanted, Parameter)
+    loaded, stamps, bins, said = (tmp_path / name for name in ("ca.crt", "stamps", "bin", "said"))
+    loaded.write_text("old")
+    stamps.mkdir()
+    bins.mkdir()
+    stamp = f"{hashlib.sha256(b'old').hexdigest()}\t{loaded}\n"
+    (stamps / "redis-sentinel.service").write_text(stamp)
+    # It decides again once it was restarted.
+    (bins / "redis-cli").write_text(f'#!/bin/sh\n[ "$1" != --no-auth-warning ] || grep -qs restart {said} || exit 1\n')
+    (bins / "systemctl").write_text(f'#!/bin/sh\necho "$@" >>{said}\n')
+    for name in ("redis-cli", "systemctl"):
+        (bins / name).chmod(0o755)
+    script = wanted.act.replace(STAMPS, str(stamps)).replace(ADMIN_FILE, "/dev/null").replace("-lt 60", "-lt 2")
+
+    def act() -> int:
+        path = {"PATH": f"{bins}:/usr/bin:/bin"}
+        return subprocess.run(["sh", "-euc", script], env=path, check=False, capture_output=True).returncode
+
+    assert act() == 1
+    assert not said.exists(), "it runs with what is there: it has another reason"
+    loaded.write_text("new")
+    assert act() == 0
+    assert said.read_text() == "restart -- redis-sentinel.service\n"
 
 
 def test_proxy_listens_where_no_server_does() -> None:
