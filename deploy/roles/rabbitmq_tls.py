@@ -113,7 +113,7 @@ def reading(ctx: Context) -> str:
       % One of tomorrow, since a clock was ahead, is read at every turn by the broker itself.
       Newest = lists:max([0 | [At || Path <- [{paths}], (At = Written(Path)) =< Now]]),
       Began = Now - element(1, erlang:statistics(wall_clock)) div 1000,
-      Read = lists:max([Began, Now - 180, application:get_env(kernel, fleet_read, 0)]),
+      Read = lists:max([Began, Now - 180, persistent_term:get(fleet_read, 0)]),
       case Newest =< Read of true -> "{READ}"; false -> "older" end
     end"""
 
@@ -124,7 +124,7 @@ case whereis(ssl_pem_cache_dist) of
   undefined -> ok;
   Cache -> ok = gen_server:call(Cache, { unconditionally_clear_pem_cache, self() })
 end,
-ok = application:set_env(kernel, fleet_read, os:system_time(second)),
+ok = persistent_term:put(fleet_read, os:system_time(second)),
 fleet.
 """
 """What a broker has in its memory of files. The connections of members have one of their own, unknown to the first."""
