@@ -143,6 +143,21 @@ def _connections_fit(fleet: Fleet) -> Iterator[FleetError]:
             )
 
 
+def _one_address_leaves_room(fleet: Fleet) -> Iterator[FleetError]:
+    """A stream of events takes two of nginx's connections: the client's, and one to the broadcaster."""
+    for host in fleet.members("frontend"):
+        frontend = host.settings.frontend
+        if 2 * frontend.of_one_address >= frontend.worker_connections:
+            yield FleetError(
+                host=host.name,
+                subject="frontend.address_requests",
+                found=str(frontend.of_one_address),
+                expected=f"less than half of frontend.worker_connections ({frontend.worker_connections}): a stream of "
+                "events takes two, and others' requests need room",
+                hint="lower it, or raise frontend.worker_connections",
+            )
+
+
 def _php_pool_is_consistent(fleet: Fleet) -> Iterator[FleetError]:
     for host in fleet.members("frontend"):
         pool = host.settings.frontend
@@ -337,6 +352,7 @@ _RULES = (
     _no_clashes,
     _memory_fits,
     _connections_fit,
+    _one_address_leaves_room,
     _php_pool_is_consistent,
     _renewal_before_end,
     _fleet_wide_values_agree,

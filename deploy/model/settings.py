@@ -351,10 +351,10 @@ class Frontend(Section):
         ge=1 * MIB,
     )
     worker_connections: int = setting(1024, "nginx connections per worker", applies="reload", ge=64, le=65535)
-    address_requests: int = setting(
-        400, "Requests of one address that are in hand at a time on a web host, open streams of events included; one "
-        "more is answered with 429. More than a school behind one address needs, less than worker_connections",
-        applies="reload", ge=8, le=65535,
+    address_requests: int | None = setting(
+        None, "Requests of one address that are in hand at a time on a web host, open streams of events included; one "
+        "more is answered with 429. Unset: three tenths of worker_connections. A school behind one address needs more "
+        "of both", applies="reload", ge=8, le=32767,
     )  # fmt: skip
     request_timeout: Span = setting(
         60.0, "A PHP request is ended after this", applies="reload", unit="seconds", ge=5, le=3600
@@ -375,6 +375,11 @@ class Frontend(Section):
         10.0, "The grader and the gitserver are waited for", applies="reload", unit="seconds", ge=0.5, le=60
     )
     rate_limit: int = setting(60, "Submissions per minute and address", applies="reload", ge=1, le=100000)
+
+    @property
+    def of_one_address(self) -> int:
+        """Requests of one address in hand. A stream of events takes two of nginx's connections."""
+        return self.address_requests or self.worker_connections * 3 // 10
 
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

@@ -25,7 +25,7 @@ def nginx(
     nofile = 2 * settings.frontend.worker_connections + 512
     build, text = built(
         ctx, template, nofile=nofile, connections=settings.frontend.worker_connections,
-        of_one=settings.frontend.address_requests,
+        of_one=settings.frontend.of_one_address,
         read_timeout=php.request_limits(ctx)[2], body_max=settings.frontend.body_max, root=root,
         backlog=settings.base.somaxconn, socket=php.SOCKET, status=php.STATUS, nginx_status=STATUS,
         status_socket=php.STATUS_SOCKET, **values,

@@ -259,7 +259,7 @@ def test_no_path_of_the_front_leads_out(machine: Stranger) -> None:
 )  # fmt: skip
 def test_slow_clients(machine: Stranger, name: str, say: bytes, drip: float) -> None:
     """More of them than one address may have in hand."""
-    count = WEB.settings.frontend.address_requests + 200
+    count = WEB.settings.frontend.of_one_address + 100
     broadcaster = the_fleet().members("broadcaster")[0]
     with (
         unharmed(f"slow clients, {name}", WEB, broadcaster),

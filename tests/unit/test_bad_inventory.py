@@ -71,6 +71,10 @@ CASES: dict[str, tuple[Break, str]] = {
     "no address": (replaced('"192.0.2.13"', '"data3.example"'), "an IP address"),
     "inventory with a syntax error": (replaced("redis = [", "redis = [["), "an inventory that pyinfra can read"),
     "inventory that raises": (setting("1 / 0", "inventory.py"), "division by zero"),
+    "one address that could take all connections": (
+        setting("frontend = {'address_requests': 512}"),
+        "less than half of frontend.worker_connections",
+    ),
     "php pool that php-fpm refuses": (setting("frontend = {'fpm_max_spare': 1}"), "min_spare <= start_servers"),
     "too few database connections": (setting("mysql = {'max_connections': 20}"), "mysql.max_connections: found 20"),
     "renewal at every run": (setting("trust = {'renew_days': 365}"), "trust.renew_days"),
