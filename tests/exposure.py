@@ -8,6 +8,8 @@ OWN = {
     "redis-sentinel.service": 1.5,
     # Root over the database's files, for as long as a copy takes.
     "fleet-mysql-seed.service": 3.3,
+    # It opens the database that was the primary before its start, and still is.
+    "fleet-mysql-watch.service": 2.7,
     # It ends and restarts the broker through systemd.
     "fleet-rabbitmq-watch.service": 2.7,
     "omegaup-mysql-agent.service": 1.5,
