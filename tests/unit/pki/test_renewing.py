@@ -24,6 +24,7 @@ from deploy.model.catalog import SSL_DIR
 from deploy.model.fleet import HostInput, build
 from deploy.model.observed import CertificateState, FileState, HostFactsSeen, Snapshot, UnitState
 from deploy.model.resources import Certificate, File, HostState, Parameter, Query, Revocations, StepClass, Unit
+from deploy.model.secrets import Credential
 from deploy.procedures.apply import Outcome
 from deploy.procedures.pki import revoke as module
 from deploy.procedures.pki import verify
@@ -125,6 +126,9 @@ class Vault:
 
     def get(self, name: str) -> Secret:
         return Secret(f"secret of {name}")
+
+    def accepted(self, name: str) -> tuple[Credential, ...]:
+        return (Credential(f"secret of {name}"),)
 
 
 @pytest.fixture
