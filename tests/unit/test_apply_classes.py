@@ -44,6 +44,7 @@ NOT_IN_A_PLAN = {
 
 
 EXAMPLES: dict[str, Any] = {
+    "frontend.address_requests": 200,
     "monitoring.webhook": "https://pager.example.org/alerts",
     "monitoring.deadman": "https://watch.example.org/alive",
     "monitoring.page_from": ["192.0.2.0/24"],

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from .config import Listen
 from .logs import fields
@@ -45,6 +46,24 @@ EXHAUSTED_SECONDS = 1.0
 
 # asyncio's TLS reads into a buffer of its own for each connection, 256 KiB, whatever it is used for. A record has 16.
 sslproto.SSLProtocol.max_size = 32 * 1024
+
+
+class _Malformed(logging.Filter):
+    """A request that makes no sense is one line of the journal, not a traceback: who sends thousands would have the
+    journal's bound cut off everybody else's.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
+            words = (error.message or type(error).__name__).partition("\n")[0]
+            record.msg, record.args = f"malformed request: {words[:100]!r}", ()
+            record.exc_info = record.exc_text = None
+            record.levelno, record.levelname = logging.WARNING, "WARNING"
+        return True
+
+
+logging.getLogger("aiohttp.server").addFilter(_Malformed())
 
 
 @dataclass(eq=False)

@@ -113,6 +113,24 @@ def test_no_request_hides_in_another(ca: Authority, tmp_path: Path) -> None:
     asyncio.run(go())
 
 
+def test_a_malformed_request_is_one_line_of_the_log(
+    ca: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def go() -> None:
+        async with backends(ca, tmp_path) as at:
+            for data in (*attacks.smuggling("GET", "/health").values(), *attacks.oversize_headers("/").values()):
+                await sent(at.gitserver, at.as_("frontend"), data, 0.3)
+
+    asyncio.run(go())
+    said = [record for record in caplog.records if record.name == "aiohttp.server"]
+    assert len(said) > 10
+    for record in said:
+        assert record.exc_info is None
+        assert record.getMessage().startswith("malformed request")
+        assert "\n" not in record.getMessage()
+        assert len(record.getMessage()) < 150
+
+
 def test_what_is_too_large_is_refused(ca: Authority, tmp_path: Path) -> None:
     async def go() -> None:
         async with backends(ca, tmp_path) as at:
