@@ -6,6 +6,9 @@ from deploy.model.fleet import Fleet
 
 TURNED_OFF: tuple[tuple[str, str, str], ...] = (
     ("redis", "redis.tls", "sessions, the cache, replication and the passwords of Redis and Sentinel"),
+    ("rabbitmq", "rabbitmq.tls", "messages, the management API and the passwords of the broker's users"),
+    ("rabbitmq", "rabbitmq.inter_node_tls", "messages among the broker's members"),
+    ("mysql", "mysql.tls", "queries, their results and replication"),
 )
 """(service, the setting that turns its TLS off, what is sent as it is then)."""
 

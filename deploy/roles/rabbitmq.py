@@ -287,10 +287,9 @@ def _copies(ctx: Context) -> Parameter:
     return Parameter(
         query=_cluster(ctx), name="copies", want="of every queue", phase=Phase.MEMBERS, label="rabbitmq: copies",
         act=f"""\
-n=0
+end=$(($(date +%s) + 120))
 until said=$(rabbitmq-queues -q grow {name} all </dev/null 2>&1) && ! printf '%s' "$said" | grep -qi error; do
-  n=$((n + 1))
-  [ $n -lt 30 ] || {{ printf '%s\\n' "$said" | tail -n 5; exit 1; }}
+  [ "$(date +%s)" -lt "$end" ] || {{ printf '%s\\n' "$said" | grep -v '^ *$' | head -n 5; exit 1; }}
   sleep 1
 done
 rabbitmq-queues -q rebalance quorum </dev/null >/dev/null""",

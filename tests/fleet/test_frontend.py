@@ -148,7 +148,9 @@ def test_nginx_has_the_values_of_the_settings(host: Host, spec: HostSpec) -> Non
         "server_tokens off",
     ):
         found = re.findall(rf"^\s*{directive.split()[0]} (.*);", text, flags=re.M)
-        assert found == [directive.split()[1]], directive
+        assert found[:1] == [directive.split()[1]], directive
+    # At the end of what everybody gets; a location of its own may take less, not more.
+    assert re.findall(r"^\s*client_max_body_size (.*);", text, flags=re.M)[1:] == ["1k"]
 
 
 def test_a_client_keeps_its_connection(host: Host, spec: HostSpec) -> None:

@@ -247,6 +247,10 @@ def test_a_fleet_has_one_way() -> None:
 def test_a_plan_warns_of_what_crosses_the_network_in_the_clear() -> None:
     assert cleartext(context(redis={"tls": True}).fleet) == []
     assert [service for service, _ in cleartext(context(redis={"tls": False}).fleet)] == ["redis"]
+    off = {"rabbitmq": {"tls": False, "inter_node_tls": False}, "mysql": {"tls": False}}
+    others = {name: HostInput(frozenset({"rabbitmq", "mysql"}), {"ssh_hostname": f"10.0.0.{number}", **off})
+              for number, name in enumerate(("data1", "data2"), 1)}  # fmt: skip
+    assert [service for service, _ in cleartext(build("test", others))] == ["rabbitmq", "rabbitmq", "mysql"]
     alone = build("test", {"one": HostInput(frozenset({"redis", "frontend"}), {"ssh_hostname": "10.0.0.1",
                                                                               "redis": {"tls": False}})})  # fmt: skip
     assert cleartext(alone) == [], "nothing leaves the host"
