@@ -159,14 +159,11 @@ def called(client: str, url: str, made: Pair | None, options: str = "") -> str:
 
 def dialled(client: str, host: HostSpec, port: Port, made: Pair | None, options: str = "") -> str:
     """What Redis or Sentinel answers to a PING from this host; nothing, where the handshake fails."""
-    script = "mkdir -p -m 700 /run/fleet-mtls\n"
+    script = put(made)
     if made:
-        for name, text in (("crt", made.certificate), ("key", made.key)):
-            encoded = base64.b64encode(text.encode()).decode()
-            script += f"echo {encoded} | base64 -d >/run/fleet-mtls/{name}\n"
         options += " -cert /run/fleet-mtls/crt -key /run/fleet-mtls/key"
     ask = f"openssl s_client -quiet -connect {host.address}:{port.number} -CAfile /etc/omegaup/ssl/ca.crt {options}"
-    return on(client, f"{script}(printf 'PING\\r\\n'; sleep 2) | timeout 10 {ask} 2>/dev/null || true")
+    return on(client, f"{script}printf 'PING\\r\\nQUIT\\r\\n' | timeout 10 {ask} 2>/dev/null || true")
 
 
 def caller_of(host: HostSpec, port: Port) -> str:
@@ -234,11 +231,8 @@ BROKERS = [
 
 def shaken(client: str, host: HostSpec, port: Port, made: Pair | None, options: str = "") -> bool:
     """Whether a broker's port takes this certificate. By TLS 1.2: there its answer ends the handshake."""
-    script = "mkdir -p -m 700 /run/fleet-mtls\n"
+    script = put(made)
     if made:
-        for name, text in (("crt", made.certificate), ("key", made.key)):
-            encoded = base64.b64encode(text.encode()).decode()
-            script += f"echo {encoded} | base64 -d >/run/fleet-mtls/{name}\n"
         options += " -cert /run/fleet-mtls/crt -key /run/fleet-mtls/key"
     ask = f"timeout 10 openssl s_client -connect {host.name}:{port.number} -CAfile /etc/omegaup/ssl/ca.crt"
     return on(client, f"{script}{ask} {options} </dev/null >/dev/null 2>&1 && echo yes || true") == "yes\n"
