@@ -158,12 +158,12 @@ def called(client: str, url: str, made: Pair | None, options: str = "") -> str:
 
 
 def dialled(client: str, host: HostSpec, port: Port, made: Pair | None, options: str = "") -> str:
-    """What Redis or Sentinel answers to a PING from this host; nothing, where the handshake fails."""
+    """What Redis or Sentinel (which knows no QUIT) answers to a PING from here; nothing, where the handshake fails."""
     script = put(made)
     if made:
         options += " -cert /run/fleet-mtls/crt -key /run/fleet-mtls/key"
     ask = f"openssl s_client -quiet -connect {host.address}:{port.number} -CAfile /etc/omegaup/ssl/ca.crt {options}"
-    return on(client, f"{script}printf 'PING\\r\\nQUIT\\r\\n' | timeout 10 {ask} 2>/dev/null || true")
+    return on(client, f"{script}printf 'PING\\r\\nQUIT\\r\\n' | timeout 4 {ask} 2>/dev/null || true")
 
 
 def caller_of(host: HostSpec, port: Port) -> str:
