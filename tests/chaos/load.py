@@ -168,20 +168,24 @@ class Messages(Writer):
         raise TimeoutError("no confirmation")
 
 
+def frontend_tls(folder: Path) -> ssl.SSLContext:
+    """As the frontend comes to the database, but for the name: the proxy is asked by its address."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(folder / "ca.crt")
+    context.load_cert_chain(folder / "frontend.crt", folder / "frontend.key")
+    return context
+
+
 class Rows(Writer):
     """A transaction of one row."""
 
     def connect(self) -> Any:
-        # As the frontend, but for the name: the proxy is asked by its address. In plain text where that is all.
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        pair = Path(self.orders["ssl"])
-        context.load_verify_locations(pair / "ca.crt")
-        context.load_cert_chain(pair / "frontend.crt", pair / "frontend.key")
+        # In plain text where that is all.
         return Preferring(
             host=self.orders["address"], port=SERVICES["mysql"].port("mysql").number, user="omegaup",
             password=self.orders["mysql"], database="omegaup", autocommit=True, connect_timeout=int(TIMEOUT),
-            read_timeout=TIMEOUT, write_timeout=TIMEOUT, ssl=context,
+            read_timeout=TIMEOUT, write_timeout=TIMEOUT, ssl=frontend_tls(Path(self.orders["ssl"])),
         )  # fmt: skip
 
     def write(self, name: str) -> None:

@@ -58,6 +58,7 @@ def loot() -> dict[str, dict[str, dict[str, Any]]]:
     database = next(host for host in the_fleet().members("mysql"))
     orders = {
         "passwords": list(found().values()),
+        "ssl": f"/proc/{inside.pid(SPEC, STOLEN.name)}/root{SSL_DIR}",
         "redis": {name: list(redis_role.acl(ctx, name)) for name in redis_role.INSTANCES},
         "amqp": {
             "users": list(rabbitmq_topology.users(ctx)),

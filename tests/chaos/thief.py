@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pika  # type: ignore[import-untyped]
@@ -23,6 +24,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from deploy.model.catalog import PROXY_ADDRESS, SERVICES
+from tests.chaos.load import frontend_tls
 
 TIMEOUT = 5
 ALLOWED, REFUSED = "allowed", "refused"
@@ -166,6 +168,7 @@ def _mysql(orders: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 connection = pymysql.connect(
                     host=address, port=port, user=user, password=password,
                     connect_timeout=TIMEOUT, read_timeout=TIMEOUT, write_timeout=TIMEOUT, autocommit=True,
+                    ssl=frontend_tls(Path(orders["ssl"])),
                 )  # fmt: skip
             except pymysql.err.OperationalError as error:
                 if error.args[0] in {1045, 1130, 1698}:
