@@ -199,7 +199,7 @@ def passwords(ctx: Context, secret: str) -> str:
 INFO = (
     "role", "master_host", "master_link_status", "connected_slaves", "min_slaves_good_slaves", "master_repl_offset",
     "slave_repl_offset", "slave_read_repl_offset", "loading", "rdb_bgsave_in_progress", "aof_rewrite_in_progress",
-    "aof_last_write_status",
+    "aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status",
 )  # fmt: skip
 """What is read of INFO replication and persistence."""
 

@@ -70,7 +70,8 @@ def _too_few(view: View, cluster: str, keep_up: int) -> Iterator[str]:
 def _persistence(view: View, cluster: str) -> Iterator[str]:
     for host in view.ctx.fleet.members("redis"):
         values = _values(view, host.name, cluster)
-        for name, well in {"loading": "0", "aof_last_write_status": "ok", "rdb_bgsave_in_progress": "0",
+        for name, well in {"loading": "0", "aof_last_write_status": "ok", "aof_last_bgrewrite_status": "ok",
+                           "rdb_last_bgsave_status": "ok", "rdb_bgsave_in_progress": "0",
                            "aof_rewrite_in_progress": "0"}.items():  # fmt: skip
             if (found := values.get(f"info-{name}", well)) != well:
                 yield f"{host.name}: {name} is {found}"

@@ -39,7 +39,8 @@ def redis(name: str, primary: str = "data1", **more: str) -> Snapshot:
     leads = name == primary
     values = {
         "file-born": "yes", "info-role": "master" if leads else "slave", "info-loading": "0",
-        "info-aof_last_write_status": "ok", "info-rdb_bgsave_in_progress": "0", "info-aof_rewrite_in_progress": "0",
+        "info-aof_last_write_status": "ok", "info-aof_last_bgrewrite_status": "ok",
+        "info-rdb_last_bgsave_status": "ok", "info-rdb_bgsave_in_progress": "0", "info-aof_rewrite_in_progress": "0",
     }  # fmt: skip
     if leads:
         values |= {"info-master_repl_offset": "5000000", "info-min_slaves_good_slaves": "2"}

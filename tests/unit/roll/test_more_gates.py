@@ -88,6 +88,9 @@ FAULTS: list[tuple[str, str, Snapshot | dict[str, Any]]] = [
     ("redis-cache", "replication", redis("data3", info__master_link_status="down")),
     ("redis-cache", "in step", redis("data3", info__slave_repl_offset="100")),
     ("redis-cache", "persistence", redis("data3", info__aof_last_write_status="err")),
+    # A full disk: what the primary sent is in memory alone.
+    ("redis-cache", "persistence", redis("data3", info__aof_last_bgrewrite_status="err")),
+    ("redis-cache", "persistence", redis("data3", info__rdb_last_bgsave_status="err")),
     ("redis-sentinel", "running", down(redis("data3"), "redis-sentinel")),
     ("redis-sentinel", "views", lost("data3", cache__ip="")),
     ("redis-sentinel", "quorum", lost("data3", cache__ckquorum="NOQUORUM")),
