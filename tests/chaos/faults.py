@@ -74,13 +74,18 @@ def isolated(host: str) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def cut_off(side: Iterable[str], others: Iterable[str]) -> Iterator[None]:
-    """No packet passes between these hosts and those, in either direction; to the controller they still speak."""
+def cut_off(side: Iterable[str], others: Iterable[str], ports: Iterable[int] = ()) -> Iterator[None]:
+    """No packet passes between these hosts and those, in either direction; to the controller they still speak.
+
+    ports: only of these, on either side.
+    """
     addresses = ", ".join(SPEC.address(host) for host in others)
+    numbers = ", ".join(str(port) for port in ports)
+    of = (f"tcp dport {{ {numbers} }} drop", f"tcp sport {{ {numbers} }} drop") if numbers else ("drop",)
     rules = f"""\
 table ip {TABLE} {{
-  chain i {{ type filter hook input priority -300; ip saddr {{ {addresses} }} drop; }}
-  chain o {{ type filter hook output priority -300; ip daddr {{ {addresses} }} drop; }}
+  chain i {{ type filter hook input priority -300; {"; ".join(f"ip saddr {{ {addresses} }} {one}" for one in of)}; }}
+  chain o {{ type filter hook output priority -300; {"; ".join(f"ip daddr {{ {addresses} }} {one}" for one in of)}; }}
 }}"""
     hosts = tuple(side)
     try:

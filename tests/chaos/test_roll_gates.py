@@ -32,6 +32,7 @@ from tests.chaos.watching import Watch, watching
 pytestmark = pytest.mark.thorough
 
 CACHE = SERVICES["redis"].port("cache").number
+REDIS_PORTS = tuple(SERVICES["redis"].port(name).number for name in ("cache", "sessions"))
 DATA = ("data1", "data2", "data3")
 CHANGE = """
 base = {"service_nofile": 12288}
@@ -62,7 +63,8 @@ def sentinel_stopped() -> Iterator[None]:
 @contextmanager
 def redis_replica_cut_off() -> Iterator[None]:
     leader = primary(CACHE)
-    with faults.cut_off((last_of(leader),), [leader]):
+    # Brokers would part as well, and more would be seen than Redis' gates.
+    with faults.cut_off((last_of(leader),), [leader], REDIS_PORTS):
         # More than a replica may be behind.
         write = f"{redis_cli(leader, 'cache')} -x SET chaos:big EX 60"
         on(leader, f"head -c 3000000 /dev/zero | tr '\\0' x | {write}")
