@@ -138,7 +138,7 @@ def test_clock_that_is_off(shift: int, words: str) -> None:
 
 
 def test_too_little_disk_is_left(tmp_path: Path) -> None:
-    inventory = altered(tmp_path, "base = {'disk_reserve': '900000gb'}")
+    inventory = altered(tmp_path, "base = base | {'disk_reserve': '900000gb'}")
     refused("apply", "--limit", "web2", inventory=inventory, says=("web2: free disk in /var",))
 
 
@@ -156,7 +156,7 @@ def full(host: str, folder_: str) -> Iterator[None]:
 
 def test_full_disk(tmp_path: Path) -> None:
     """The reserve elsewhere does not help: the new content cannot be written, so the old stays, whole."""
-    inventory = altered(tmp_path, "base = {'somaxconn': 2048}")
+    inventory = altered(tmp_path, "base = base | {'somaxconn': 2048}")
     path = "/etc/sysctl.d/60-fleet.conf"
     with full("web2", "/etc/sysctl.d"):
         before = on("web2", f"sha256sum {path}; ls -A /etc/sysctl.d")
@@ -243,7 +243,7 @@ def test_port_taken_by_a_stranger() -> None:
 
 def test_file_that_does_not_validate(tmp_path: Path) -> None:
     """The server's own checker refuses it: the live file, the kernel's rules and the unit stay as they are."""
-    inventory = altered(tmp_path, "base = {'ssh_from': ['no-address']}")
+    inventory = altered(tmp_path, "base = base | {'ssh_from': ['no-address']}")
     rules = on("web2", "nft list ruleset; cat /etc/nftables.conf")
     says = ("web2: file:/etc/nftables.conf", "refused by its checker")
     refused("apply", "--limit", "web2", inventory=inventory, says=says)
@@ -263,7 +263,7 @@ def test_by_pyinfras_own_command_line(tmp_path: Path, wrong: str) -> None:
         inventory, message = altered(tmp_path, ""), "fleet secrets init"
         (inventory / "secrets.age").unlink()
     else:
-        inventory, message = altered(tmp_path, "base = {'ssh_from': ['no-address']}"), "refused by its checker"
+        inventory, message = altered(tmp_path, "base = base | {'ssh_from': ['no-address']}"), "refused by its checker"
     before = footprints(("web2",))
     done = pyinfra(inventory)
     words = done.stdout + done.stderr
@@ -291,7 +291,7 @@ def test_changes_that_lock_the_controller_out_go_back_by_themselves(tmp_path: Pa
 
     At the same time, since each takes its minute.
     """
-    inventory = altered(tmp_path, "base = {'ssh_from': ['198.51.100.0/24']}")
+    inventory = altered(tmp_path, "base = base | {'ssh_from': ['198.51.100.0/24']}")
     said(fleet("apply", "--limit", "web2", inventory=inventory), "web2: firewall", "goes back")
     tree = tree_that_says(tmp_path, "base/sshd.conf.j2", "DenyUsers root")
     done = subprocess.run(

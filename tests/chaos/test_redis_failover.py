@@ -192,7 +192,7 @@ def test_a_role_that_moves_during_an_apply_is_not_moved_back(tmp_path: Path) -> 
     or stops and says so.
     """
     victim = primary(PORTS["cache"])
-    changed = altered(tmp_path, "base = {'journal_max': '123mb'}\nredis = redis | {'slowlog_slower_than': 4321}")
+    changed = altered(tmp_path, "base = base | {'journal_max': '123mb'}\nredis = redis | {'slowlog_slower_than': 4321}")
     process = subprocess.Popen(
         [str(ROOT / "fleet"), "apply", str(changed)], cwd=ROOT, text=True, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -18,7 +18,7 @@ from tests.chaos.watching import watching
 
 CHANGES = """
 roll = {"canary_seconds": 3, "read_interval": 0.5}
-base = {"service_nofile": 16384}
+base = base | {"service_nofile": 16384}
 frontend = frontend | {"rate_limit": 100000}
 redis = redis | {"databases": 17}
 rabbitmq = {"heartbeat": 61}

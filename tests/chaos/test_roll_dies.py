@@ -22,7 +22,7 @@ from tests.chaos.test_redis_failover import missing
 from tests.chaos.watching import watching
 
 CHANGE = """
-base = {"service_nofile": 12288}
+base = base | {"service_nofile": 12288}
 frontend = frontend | {"rate_limit": 100000}
 roll = {"canary_seconds": 2, "read_interval": 0.3}
 """

@@ -35,7 +35,7 @@ CACHE = SERVICES["redis"].port("cache").number
 REDIS_PORTS = tuple(SERVICES["redis"].port(name).number for name in ("cache", "sessions"))
 DATA = ("data1", "data2", "data3")
 CHANGE = """
-base = {"service_nofile": 12288}
+base = base | {"service_nofile": 12288}
 roll = {"canary_seconds": 1, "read_interval": 0.3, "reads": 2, "before_seconds": 4, "after_seconds": 60}
 """
 
