@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from deploy.model.catalog import DEAD_LETTERS, EXCHANGES, QUEUES, SERVICES, SSL_DIR, Tls
+from deploy.model.catalog import DEAD_LETTERS, EXCHANGES, QUEUES, SERVICES, SSL_DIR
 from deploy.roles import mysql_access, rabbitmq_topology
 from deploy.roles import redis as redis_role
 from deploy.roles.common import CA_FILE
@@ -180,9 +180,10 @@ def test_messages_go_where_the_application_sends_them_and_nowhere_else() -> None
 
 def test_the_broker_cannot_be_administered() -> None:
     """By its API, straight from there, with every password for every user; what only looks is monitoring's."""
-    ctx, port = context(STOLEN.name, vault()), SERVICES["rabbitmq"].port("management")
-    member = the_fleet().members("rabbitmq")[0]
-    tls = port.tls is Tls.MUTUAL
+    ctx, member = context(STOLEN.name, vault()), the_fleet().members("rabbitmq")[0]
+    broker = member.own("rabbitmq")
+    (port,) = {broker.port(health.outside or health.port) for health in broker.health}
+    tls = member.mutual(port)
     pair = ""
     if tls:
         role = next(name for name in sorted(port.clients) if STOLEN.has(name))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from deploy.model.catalog import PROXY_ADDRESS, SERVICES
-from tests.chaos.load import frontend_tls
+from tests.chaos.load import SERVICES_CODE, frontend_tls
 
 TIMEOUT = 5
 ALLOWED, REFUSED = "allowed", "refused"
@@ -201,6 +202,7 @@ def tried(enter: Sequence[str], orders: Mapping[str, Any]) -> dict[str, dict[str
     done = subprocess.run(
         [*enter, sys.executable, "-m", "tests.chaos.thief"],
         input=json.dumps(orders), text=True, capture_output=True, timeout=300, check=False,
+        env={**os.environ, "PYTHONPATH": str(SERVICES_CODE)},
     )  # fmt: skip
     assert done.stdout, done.stderr[-2000:]
     found: dict[str, dict[str, dict[str, Any]]] = json.loads(done.stdout)
