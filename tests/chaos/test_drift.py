@@ -77,7 +77,7 @@ def hosts() -> dict[str, str]:
 # What a server has loaded is again what is there once the file is: nothing to be loaded anew.
 LOAD_CA = (
     "unit:omegaup-gitserver.service", "unit:omegaup-broadcaster.service", "unit:omegaup-grader.service",
-    "unit:fleet-door.service", "unit:systemd-journal-upload.service",
+    "unit:fleet-door.service", "unit:systemd-journal-upload.service", "unit:haproxy.service",
 )  # fmt: skip
 HAPROXY = ("unit:haproxy.service", "haproxy:build")
 WANTS = "/etc/systemd/system/multi-user.target.wants"
@@ -160,7 +160,7 @@ CASES = [
     case("broker's user removed", "data1", "rabbitmqctl -q delete_user omegaup", "rabbitmq:user omegaup",
          "rabbitmq:password omegaup", "rabbitmq:permission %2F/omegaup"),
     case("database user removed", PRIMARY, f"{MYSQL} \"DROP USER 'grader'@'{APP}'\"", f"mysql:account grader@{APP}",
-         f"mysql:grants grader@{APP}"),
+         f"mysql:grants grader@{APP}", f"mysql:requires grader@{APP}"),
     case("database user added", PRIMARY, f"{MYSQL} \"CREATE USER evil@'%'\"", "mysql:account evil@%"),
     case("grant widened", PRIMARY, f"{MYSQL} \"GRANT SUPER ON *.* TO 'worker'@'{APP}'\"", f"mysql:grants worker@{APP}"),
     case("grant taken", PRIMARY, f"{MYSQL} \"REVOKE INSERT ON omegaup.* FROM 'omegaup'@'{WEB}'\"",
