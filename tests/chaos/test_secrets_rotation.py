@@ -48,6 +48,8 @@ from tests.chaos.test_redis_failover import missing
 from tests.chaos.test_secrets import sampled
 from tests.chaos.visitors import Visits
 
+pytestmark = pytest.mark.thorough
+
 SPECS = desired.secret_specs()
 ALL = sorted(name for name, spec in SPECS.items() if spec.change is Change.PHASES)
 COOKIE = "rabbitmq/cookie"
@@ -286,7 +288,6 @@ def well() -> None:
     assert fleet("status", "--wait", "60", inventory=PLACE["inventory"]).returncode == 0
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("number", range(REPEATS))
 def test_all_secrets_are_rotated_and_nobody_notices(number: int) -> None:
     """And none of them, neither earlier nor later, is seen in a command line or in what the command says."""
@@ -347,7 +348,6 @@ SOME = (
 )  # fmt: skip
 
 
-@pytest.mark.thorough
 def test_a_rotation_that_is_killed_again_and_again_comes_to_its_end() -> None:
     """At one point after another of the whole of it: while it looks, applies, proves and writes down."""
     before, begun, ended = values(*SOME), False, False
@@ -371,7 +371,6 @@ def test_a_rotation_that_is_killed_again_and_again_comes_to_its_end() -> None:
     well()
 
 
-@pytest.mark.thorough
 def test_each_controller_dies_after_one_step_of_its_roll() -> None:
     """Restarts are owed in the phase `use`; the command itself goes on with the roll that it had begun."""
     before = values(*SOME)
@@ -402,7 +401,6 @@ def test_each_controller_dies_after_one_step_of_its_roll() -> None:
     well()
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("phase", ["accept", "use"])
 def test_an_abort_goes_back_and_nobody_notices(phase: str) -> None:
     before = values(*SOME)
@@ -430,7 +428,6 @@ def test_a_plan_says_what_a_phase_owes_and_apply_does_not_go_on() -> None:
     well()
 
 
-@pytest.mark.thorough
 def test_a_phase_stops_at_a_host_that_has_not_got_it() -> None:
     program = "/usr/bin/prometheus-blackbox-exporter"
     rotated("redis/probe", "--stop-after", "accept")
@@ -459,7 +456,6 @@ def test_a_rotation_begins_on_a_fleet_that_is_as_its_inventory_says() -> None:
     assert fleet("apply", inventory=PLACE["inventory"]).returncode == 0
 
 
-@pytest.mark.thorough
 def test_the_cookie_is_changed_while_all_brokers_are_stopped() -> None:
     """The documented full stop (docs/secrets.md): what was in the queues is there afterwards."""
     members = [host.name for host in the_fleet().members("rabbitmq")]
