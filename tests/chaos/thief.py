@@ -169,7 +169,7 @@ def _mysql(orders: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 connection = pymysql.connect(
                     host=address, port=port, user=user, password=password,
                     connect_timeout=TIMEOUT, read_timeout=TIMEOUT, write_timeout=TIMEOUT, autocommit=True,
-                    ssl=frontend_tls(Path(orders["ssl"])),
+                    ssl=frontend_tls(Path(orders["ssl"])) if orders.get("ssl") else None,
                 )  # fmt: skip
             except pymysql.err.OperationalError as error:
                 if error.args[0] in {1045, 1130, 1698}:
@@ -184,7 +184,7 @@ def _mysql(orders: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 OF_PRIVILEGES = frozenset({1044, 1045, 1142, 1143, 1227, 1290, 1370, 1419})
-"""1045: of a file. 1290: no such option for anybody. 1419: a trigger, where there is a binary log. The rest in general."""
+"""1045: of a file. 1290: no such option for anybody. 1419: a trigger, with a binary log. The others in general."""
 
 
 def _done(cursor: Any, statement: str) -> str:
