@@ -18,13 +18,15 @@ from deploy.converge.desired import ROOT, secret_specs
 from deploy.converge.inventory import folder, load
 from deploy.errors import FleetError, FleetErrors
 from deploy.model import checks
-from deploy.model.catalog import ANYONE, CATALOG, Tls
+from deploy.model.catalog import ANYONE, CATALOG, SSL_DIR, Tls
 from deploy.model.fleet import HostInput, build
 from deploy.model.profiles import PROFILES, REFERENCE, UPSTREAM
 from deploy.model.resources import File, Parameter
 from deploy.model.scrapes import jobs
 from deploy.procedures import db, queues
 from deploy.roles import door, rabbitmq_topology, redis, upstream_mysql
+from deploy.roles.common import CRL_FILE
+from tests.unit.roles.test_redis_transport import issue
 from tests.unit.upstream.fleets import FLEET, GROUPS, content, context, fleet, resources, secret, state
 from tests.unit.upstream.fleets import UPSTREAM as SETTINGS
 
@@ -258,6 +260,9 @@ def test_haproxy_takes_the_configuration(tmp_path: Path) -> None:
     assert "mysql-reads" not in text
     assert re.search(r"server db1 \S+:3306 check", text)
     file = tmp_path / "haproxy.cfg"
+    issue(tmp_path, "proxy")
+    # There is no revocation list here.
+    text = text.replace(f" crl-file {CRL_FILE}", "").replace(SSL_DIR, str(tmp_path))
     file.write_text(re.sub(r"^ *(user|group|chroot) .*\n", "", text, flags=re.M).replace("/run/haproxy", str(tmp_path)))
     done = subprocess.run(["haproxy", "-c", "-f", str(file)], text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
