@@ -64,10 +64,9 @@ FAULTS: dict[str, Callable[[str], AbstractContextManager[None]]] = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("turn", range(REPEATS))
-@pytest.mark.parametrize(
-    "fault", [pytest.param(name, marks=[] if name == "cut off" else [pytest.mark.thorough]) for name in FAULTS]
-)
+@pytest.mark.parametrize("fault", FAULTS)
 def test_gone_for_a_while(fault: str, turn: int) -> None:
     """Its Redis may be the primary, its broker lead queues, its database acknowledge: all at once."""
     victim = a_victim("mysql", turn)

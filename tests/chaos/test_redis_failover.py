@@ -187,6 +187,7 @@ def test_a_role_is_never_moved_back_whatever_the_inventory_lists_first(tmp_path:
     assert drift() == set()
 
 
+@pytest.mark.thorough
 def test_a_role_that_moves_during_an_apply_is_not_moved_back(tmp_path: Path) -> None:
     """Sentinel fails over after the run has looked and before it acts on Redis: the run works with the new primary,
     or stops and says so.
