@@ -57,11 +57,10 @@ def ports(host: HostSpec) -> list[tuple[Service, Port]]:
     return [(service, port) for service in host.services for port in service.ports if host.mutual(port)]
 
 
-def _handshake(host: HostSpec, number: int) -> str:
-    """s_client's words for a port of a host, and for how TLS is begun there."""
+def _handshake(host: HostSpec, number: int, starttls: str) -> str:
+    """s_client's words for a port of a host. starttls: how TLS is begun there (see Port)."""
     words = f"openssl s_client -connect {host.address}:{number} -servername {host.name} -CAfile {CA_FILE}"
-    begun = next((port.starttls for _, port in ports(host) if port.number == number), "")
-    return f"{words} -starttls {begun}" if begun else words
+    return f"{words} -starttls {starttls}" if starttls else words
 
 
 def script(host: HostSpec, nonce: str, *, served: bool) -> str:
@@ -79,8 +78,8 @@ def script(host: HostSpec, nonce: str, *, served: bool) -> str:
         pair = f"-cert {SSL_DIR}/{pair}.crt -key {SSL_DIR}/{pair}.key"
         parts += [
             f"echo '@@{nonce} port {port.number}'",
-            f"timeout {SECONDS} {_handshake(host, port.number)} -verify_hostname {host.name} {pair} </dev/null 2>&1 | "
-            f"{_KEPT}; echo",
+            f"timeout {SECONDS} {_handshake(host, port.number, port.starttls)} -verify_hostname {host.name} {pair} "
+            f"</dev/null 2>&1 | {_KEPT}; echo",
         ]
     parts.append(f"echo '@@{nonce} end'")
     body = "\n".join(parts)
@@ -150,13 +149,14 @@ def shows(host: HostSpec, numbers: Iterable[int], canaries: Iterable[Canary], no
         # A host whose timeout ends the shell must not keep it either.
         "trap 'exit 1' INT TERM HUP",
     ]
-    numbers = list(numbers)
+    begun = {port.number: port.starttls for _, port in ports(host)}
+    asked = [(number, _handshake(host, number, begun.get(number, ""))) for number in numbers]
     for canary in canaries:
         for end, text in (("crt", canary.certificate), ("key", canary.key)):
             parts.append(f"base64 -d >\"$folder/{end}\" <<'CONTENT'\n{shell.encode(text)}\nCONTENT")
-        for number in numbers:
+        for number, handshake in asked:
             parts += [
-                f'said=$(timeout {SECONDS} {_handshake(host, number)} -tls1_2 -cert "$folder/crt" -key "$folder/key" '
+                f'said=$(timeout {SECONDS} {handshake} -tls1_2 -cert "$folder/crt" -key "$folder/key" '
                 "</dev/null 2>&1) && code=0 || code=$?",
                 # Who is not there refuses nobody.
                 "case $said in *'-----BEGIN CERTIFICATE-----'*) ;; *) code=absent ;; esac",

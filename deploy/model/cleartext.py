@@ -17,8 +17,7 @@ def cleartext(fleet: Fleet) -> list[tuple[str, str]]:
     """(service, warning) for each service whose setting turns TLS off; none where nothing leaves a host."""
     found = []
     for service, setting, what in TURNED_OFF:
-        section, _, name = setting.partition(".")
-        off = [host for host in fleet.members(service) if not getattr(getattr(host.settings, section), name)]
+        off = [host for host in fleet.members(service) if not host.settings.named(setting)]
         if off and len(fleet.hosts) > 1:
             found.append((service, f"{setting} is off: {what} cross the network in the clear"))
     return found

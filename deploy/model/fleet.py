@@ -42,20 +42,12 @@ class HostSpec:
 
     def mutual(self, port: Port) -> bool:
         """Whether this port has TLS here, as the settings are."""
-        return port.tls is Tls.MUTUAL and self._on(port)
-
-    def listens(self, port: Port) -> bool:
-        """Whether this port is there at all, as the settings are."""
-        return port.tls is Tls.MUTUAL or self._on(port)
+        return port.tls is Tls.MUTUAL and (not port.setting or bool(self.settings.named(port.setting)))
 
     def local(self, service: Service, name: str) -> int:
         """The number by which the host itself asks this port, without TLS where it can."""
         port = service.port(name)
         return service.port(port.plain).number if port.plain and self.mutual(port) else port.number
-
-    def _on(self, port: Port) -> bool:
-        section, _, name = port.setting.partition(".")
-        return not section or bool(getattr(getattr(self.settings, section), name))
 
     def own(self, service: str) -> Service:
         """One of its services, as its settings have it."""
@@ -103,8 +95,7 @@ class Fleet:
             for other in self.hosts
             if other.name != host.name and any(other.has(client) for client in clients)
         )
-        section, _, name = port.networks.partition(".")
-        return hosts + (tuple(getattr(getattr(host.settings, section), name)) if section else ())
+        return hosts + (tuple(host.settings.named(port.networks)) if port.networks else ())
 
 
 @dataclass(frozen=True)
@@ -265,17 +256,11 @@ def _host(name: str, given: HostInput) -> HostSpec:
             ]
         )
     services = tuple(
-        settled(service, lambda name: _setting(settings, name))
+        settled(service, lambda name: bool(settings.named(name)))
         for service in PROFILES[settings.profile].services
         if service.group == "all" or given.groups & service.groups
     )
     return HostSpec(name, str(address), services, settings)
-
-
-def _setting(settings: Settings, name: str) -> bool:
-    """A setting that is on or off, by SECTION.NAME."""
-    section, _, key = name.partition(".")
-    return bool(getattr(getattr(settings, section), key))
 
 
 _GROUPS = tuple(group for service in CATALOG if service.chosen for group in service.groups)

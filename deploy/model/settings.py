@@ -554,6 +554,11 @@ class HostFacts(Section):
 class Settings(Section):
     """All sections, as one host of an inventory sees them."""
 
+    def named(self, name: str) -> Any:
+        """The value of a setting by SECTION.NAME, as the catalog's ports name one."""
+        section, _, key = name.partition(".")
+        return getattr(getattr(self, section), key)
+
     base: Base = Base()
     trust: Trust = Trust()
     redis: Redis = Redis()

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 
-from deploy.model.catalog import SERVICES, SSL_DIR
+from deploy.model.catalog import SERVICES
 from deploy.model.fleet import Context
 from deploy.model.resources import (
     Account,
@@ -22,7 +22,7 @@ from deploy.model.resources import (
 )
 from deploy.model.ways import Way
 from deploy.roles import gates, mysql_tls
-from deploy.roles.common import CA_FILE, CRL_FILE, certificate
+from deploy.roles.common import CA_FILE, CRL_FILE, certificate, pair
 
 HOME = "/opt/omegaup/services"
 RELEASE_FILE = f"{HOME}/release"
@@ -150,7 +150,8 @@ def config_file(path: str, account: str, config: Mapping[str, object]) -> File:
 
 
 def tls(name: str) -> dict[str, str]:
-    return {"certificate": f"{SSL_DIR}/{name}.crt", "key": f"{SSL_DIR}/{name}.key", "ca": CA_FILE, "crl": CRL_FILE}
+    shown, key = pair(name)
+    return {"certificate": shown, "key": key, "ca": CA_FILE, "crl": CRL_FILE}
 
 
 def listen(name: str, port: str) -> dict[str, object]:

@@ -10,6 +10,7 @@ from deploy.model.records import HOST_FOLDER, HOST_GROUP
 from deploy.model.resources import (
     PREVIOUS,
     STAMP_TOOL,
+    STAMPS,
     Directory,
     File,
     Only,
@@ -74,7 +75,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
         yield Directory(path=path)
     yield Directory(path=PREVIOUS, mode=0o700)
     yield Directory(path=HOST_FOLDER, group=HOST_GROUP, mode=0o750)
-    yield File(path=STAMP_TOOL, content=ctx.render("base/stamp.j2"), mode=0o755)
+    yield File(path=STAMP_TOOL, content=ctx.render("base/stamp.j2", stamps=STAMPS), mode=0o755)
     # Left behind only by a host that went down in the middle of an installation.
     yield File(path="/usr/sbin/policy-rc.d", absent=True, phase=Phase.ACCOUNTS)
     yield File(path="/etc/hosts", content=ctx.render("base/hosts.j2", hosts=ctx.fleet.hosts, names=names(ctx)))

@@ -11,6 +11,14 @@ from deploy.model.resources import Certificate, File, Resource, Unit
 CA_FILE = f"{SSL_DIR}/ca.crt"
 CRL_FILE = f"{SSL_DIR}/ca.crl"
 """What the CA revoked. It is there from the beginning, empty: a verifier that is told to read one needs one."""
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""Of TLS 1.2, as OpenSSL takes them: with forward secrecy, and without block ciphers that are signed before they are
+encrypted."""
+
+
+def pair(service: str) -> tuple[str, str]:
+    """Certificate and key of a service, under the spec's names."""
+    return f"{SSL_DIR}/{service}.crt", f"{SSL_DIR}/{service}.key"
 
 
 def confined(ctx: Context, unit: str, template: str) -> File:

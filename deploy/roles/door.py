@@ -14,7 +14,7 @@ from deploy.model.fleet import Context
 from deploy.model.resources import File, Package, Resource, Unit
 from deploy.model.scrapes import MONITORING, Route, routes
 from deploy.roles import haproxy, log_store
-from deploy.roles.common import CA_FILE, CRL_FILE, certificate
+from deploy.roles.common import CA_FILE, CIPHERS, CRL_FILE, certificate
 from deploy.roles.proven import built
 
 UNIT = "fleet-door.service"
@@ -52,7 +52,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
     every = [(name, routes_) for name, routes_ in (("GET", routes(ctx.host)), ("POST", handed(ctx))) if routes_]
     build, text = built(
         ctx, "door/door.cfg.j2", address=ctx.host.address, port=SERVICES["door"].port("https").number, socket=SOCKET,
-        certificate=pair.certificate_path, ca=CA_FILE, crl=CRL_FILE, role=MONITORING, every=every,
+        certificate=pair.certificate_path, ca=CA_FILE, crl=CRL_FILE, ciphers=CIPHERS, role=MONITORING, every=every,
         ports=sorted({route.port for _, found in every for route in found}),
         logs=logs, log_delay=LOG_DELAY, logs_port=SERVICES["log-store"].port("https").number, sender="log-sender",
         store_port=SERVICES["log-store"].port("store").number, senders=log_store.senders(ctx.fleet) if stores else (),

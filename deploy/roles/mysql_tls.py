@@ -13,13 +13,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 
-from deploy.model.catalog import SERVICES, SSL_DIR, Service
+from deploy.model.catalog import SERVICES, Service
 from deploy.model.fleet import Context
 from deploy.model.observed import Answer, Snapshot
 from deploy.model.resources import File
-from deploy.roles.common import CA_FILE, CRL_FILE
+from deploy.roles.common import CA_FILE, CRL_FILE, pair
 
-CERTIFICATE, KEY = f"{SSL_DIR}/mysql.crt", f"{SSL_DIR}/mysql.key"
+CERTIFICATE, KEY = pair("mysql")
 VERSIONS = "TLSv1.2,TLSv1.3"
 CIPHERS = ":".join(
     f"ECDHE-{key}-{cipher}"
@@ -104,8 +104,10 @@ def client(ctx: Context, service: str) -> dict[str, dict[str, str]]:
     """The part of a Python service's configuration that is about TLS to the database."""
     if not on(ctx):
         return {}
-    pair = {"certificate": f"{SSL_DIR}/{service}.crt", "key": f"{SSL_DIR}/{service}.key"}
-    return {"tls": {"ca": CA_FILE, "crl": CRL_FILE, **pair, "insist_file": insist_file(service)}}
+    shown, key = pair(service)
+    return {
+        "tls": {"ca": CA_FILE, "crl": CRL_FILE, "certificate": shown, "key": key, "insist_file": insist_file(service)}
+    }
 
 
 # -- whether plain text can be shut out ----------------------------------------------------------------------

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from deploy.model.catalog import SSL_DIR
 from deploy.model.fleet import Context
-from deploy.model.resources import Directory, File, Package, Resource
+from deploy.model.resources import STAMPS, Directory, File, Package, Resource
 from deploy.roles.common import CRL_FILE, timer
 from deploy.roles.exporters import ACCOUNT, exporter, listen
 from deploy.roles.log_store import senders, store
@@ -59,7 +59,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
     yield File(
         path=TOOL, mode=0o755,
         content=ctx.render(
-            "node-exporter/notes.sh.j2", folder=TEXTFILES, ssl=SSL_DIR, crl=CRL_FILE, manifest=MANIFEST,
+            "node-exporter/notes.sh.j2", folder=TEXTFILES, ssl=SSL_DIR, crl=CRL_FILE, manifest=MANIFEST, stamps=STAMPS,
             backups=BACKUPS, senders=senders(ctx.fleet) if ctx.host == store(ctx.fleet) else (),
         ),
     )  # fmt: skip

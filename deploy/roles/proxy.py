@@ -15,7 +15,7 @@ from deploy.model.fleet import Context
 from deploy.model.resources import File, Package, Resource, Unit
 from deploy.model.ways import Way
 from deploy.roles import graceful
-from deploy.roles.common import CA_FILE, CRL_FILE, certificate, confined
+from deploy.roles.common import CA_FILE, CIPHERS, CRL_FILE, certificate, confined
 from deploy.roles.haproxy import loaded
 from deploy.roles.proven import built
 from deploy.roles.rabbitmq_topology import MONITORING
@@ -123,7 +123,7 @@ def desired(ctx: Context) -> Iterable[Resource]:
     build, text = built(
         ctx, "proxy/haproxy.cfg.j2", settings=ctx.settings.proxy, address=PROXY_ADDRESS, socket=SOCKET,
         stats=SERVICES["proxy"].port("stats").number, backends=backends(ctx), password=ctx.secret("redis/proxy"),
-        login=login, certificate=pair.certificate_path, ca=CA_FILE, crl=CRL_FILE,
+        login=login, certificate=pair.certificate_path, ca=CA_FILE, crl=CRL_FILE, ciphers=CIPHERS,
     )  # fmt: skip
     yield File(
         path=CONFIG, content=text, group="haproxy", mode=0o640, secret=True,

@@ -29,8 +29,8 @@ from deploy.model.resources import (
 from deploy.model.secrets import SecretSpec
 from deploy.model.ways import Way
 from deploy.roles import redis_exporter, redis_rolling
-from deploy.roles.common import CA_FILE, certificate
-from deploy.roles.redis_cli import ADMIN_FILE, caller, client, found_once, otherwise, pair
+from deploy.roles.common import CA_FILE, certificate, pair
+from deploy.roles.redis_cli import ADMIN_FILE, caller, client, found_once, otherwise
 from deploy.roles.redis_listeners import listeners, record, written
 from deploy.roles.redis_members import INSTANCES, cluster_of, clusters, standings
 

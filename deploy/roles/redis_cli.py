@@ -6,9 +6,9 @@ ended must not depend on them. The password goes through the environment, which 
 
 from __future__ import annotations
 
-from deploy.model.catalog import SERVICES, SSL_DIR
+from deploy.model.catalog import SERVICES
 from deploy.model.fleet import HostSpec
-from deploy.roles.common import CA_FILE
+from deploy.roles.common import CA_FILE, pair
 
 ADMIN_FILE = "/etc/fleet/redis.auth"
 """The password of the deployment's own user."""
@@ -17,11 +17,6 @@ ADMIN_FILE = "/etc/fleet/redis.auth"
 def owner(port: str) -> str:
     """The service whose port this is: an instance of Redis, or Sentinel."""
     return "sentinel" if port == "sentinel" else "redis"
-
-
-def pair(service: str) -> tuple[str, str]:
-    """Certificate and key of Redis or Sentinel."""
-    return f"{SSL_DIR}/{service}.crt", f"{SSL_DIR}/{service}.key"
 
 
 def tls(port: str) -> str:

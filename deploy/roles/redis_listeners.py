@@ -6,12 +6,10 @@ from __future__ import annotations
 
 from deploy.model.catalog import SERVICES
 from deploy.model.fleet import HostSpec
-from deploy.roles.common import CA_FILE
-from deploy.roles.redis_cli import owner, pair
+from deploy.roles.common import CA_FILE, CIPHERS, pair
+from deploy.roles.redis_cli import owner
 
 PROTOCOLS = "TLSv1.2 TLSv1.3"
-CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
-"""Of TLS 1.2: with forward secrecy, and without block ciphers that are signed before they are encrypted."""
 
 
 def listeners(host: HostSpec, name: str) -> dict[str, str]:

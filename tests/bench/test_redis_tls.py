@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.roles.redis_listeners import CIPHERS, PROTOCOLS
+from deploy.roles.common import CIPHERS
+from deploy.roles.redis_listeners import PROTOCOLS
 from tests.unit.roles.test_redis_transport import free, issue
 
 REQUESTS, CLIENTS, CONNECTIONS, TRIES = 100_000, 50, 200, 3

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from deploy.converge.engine import Run
 from deploy.errors import FleetError, FleetErrors
+from deploy.procedures.phases import known_phase, not_in_force
 from deploy.procedures.pki.renew import converge
 from deploy.procedures.pki.verify import canary
 from deploy.procedures.pki.verify import prove as shown
@@ -48,10 +49,7 @@ def roll_ca(
     Raises:
         FleetError, FleetErrors: it stopped: what a host or port has not got, or nothing to abort. The state stands.
     """
-    if stop_after and stop_after not in {phase.value for phase in Phase}:
-        raise FleetError(
-            subject="--stop-after", found=repr(stop_after), expected=", ".join(phase.value for phase in Phase)
-        )
+    known_phase(stop_after, Phase)
     while True:
         with session(name, identity=identity, lock_for="fleet pki roll-ca") as opened:
             authorities = opened.run.keys.authorities
@@ -156,13 +154,9 @@ def prove(opened: Session) -> None:
 
 def _owed(run: Run) -> Iterator[FleetError]:
     """What differs still, or waits for a restart: the phase is not in force there."""
-    for host, steps in run.plan().items():
-        for step in steps:
-            yield FleetError(
-                host=host, subject=step.key, found=f"{step.summary}{' (restart pending)' if step.pending else ''}",
-                expected="the phase to be in force on every host before the next one",
-                hint="fleet roll, then fleet pki roll-ca again" if step.pending else "fleet pki roll-ca again",
-            )  # fmt: skip
+    return not_in_force(
+        run, lambda step: "fleet roll, then fleet pki roll-ca again" if step.pending else "fleet pki roll-ca again"
+    )
 
 
 def _canaries(run: Run) -> list[FleetError]:

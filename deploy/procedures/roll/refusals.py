@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +30,24 @@ def known(fleet: Fleet, service: str, canary: str, *, option: str = "--canary") 
 def applied(plan: Mapping[str, list[Step]]) -> None:
     """The files have to be there before what loads them is restarted."""
     left = [step for steps in plan.values() for step in steps if not step.pending]
-    if left:
-        raise FleetError(
-            host=left[0].host, subject=left[0].key, found=f"{left[0].summary} ({len(left)} steps in all)",
-            expected="nothing that apply would still do", hint="fleet apply first; fleet plan shows what it would do",
-        )  # fmt: skip
+    none_left(
+        left, "steps", "nothing that apply would still do", "fleet apply first; fleet plan shows what it would do"
+    )
 
 
 def paid(plan: Mapping[str, list[Step]]) -> None:
     """A boot loads what a restart would, without a way back."""
     left = [step for steps in plan.values() for step in steps if step.pending]
+    expected = "no restart owed: a boot would load the change, and could not go back from it"
+    none_left(left, "restarts owed", expected, "fleet roll first, then fleet roll --reboot")
+
+
+def none_left(left: Sequence[Step], what: str, expected: str, hint: str) -> None:
+    """Raise FleetError, which names the first, if there is any step. what: they are called together."""
     if left:
         raise FleetError(
-            host=left[0].host, subject=left[0].key, found=f"{left[0].summary} ({len(left)} restarts owed in all)",
-            expected="no restart owed: a boot would load the change, and could not go back from it",
-            hint="fleet roll first, then fleet roll --reboot",
+            host=left[0].host, subject=left[0].key, found=f"{left[0].summary} ({len(left)} {what} in all)",
+            expected=expected, hint=hint,
         )  # fmt: skip
 
 

@@ -18,8 +18,10 @@ from deploy.errors import FleetError, FleetErrors
 from deploy.model.resources import Parameter
 from deploy.model.secrets import Change, SecretSpec
 from deploy.procedures.apply import apply as apply_fleet
+from deploy.procedures.phases import known_phase, not_in_force
 from deploy.procedures.roll import journal as journals
 from deploy.procedures.roll import run as rolls
+from deploy.procedures.roll.refusals import none_left
 from deploy.procedures.session import Session, session
 from deploy.roles.mysql_members import SERVER_QUERY
 from deploy.trust.rotation import Phase
@@ -79,10 +81,7 @@ def rotate(
     Raises:
         FleetError, FleetErrors: it refuses to begin, or it stopped: what a host has not got. The vault says where.
     """
-    if stop_after and stop_after not in {phase.value for phase in Phase}:
-        raise FleetError(
-            subject="--stop-after", found=repr(stop_after), expected=", ".join(phase.value for phase in Phase)
-        )
+    known_phase(stop_after, Phase)
     if abort and asked.any:
         raise FleetError(subject="--abort", found="secrets to rotate beside it", expected="nothing else")
     profile = load(folder(name))[1].profile
@@ -241,13 +240,11 @@ def _fit_to_begin(run: Run, fresh: Iterable[str], specs: Mapping[str, SecretSpec
                 )  # fmt: skip
     if going_on or stopped:
         return
-    left = [step for steps in run.plan().values() for step in steps]
-    if left:
-        raise FleetError(
-            host=left[0].host, subject=left[0].key, found=f"{left[0].summary} ({len(left)} steps in all)",
-            expected="a fleet that is as its inventory says, before its secrets change",
-            hint="fleet apply first, and fleet roll where a restart is owed; fleet plan shows what there is",
-        )  # fmt: skip
+    none_left(
+        [step for steps in run.plan().values() for step in steps], "steps",
+        "a fleet that is as its inventory says, before its secrets change",
+        "fleet apply first, and fleet roll where a restart is owed; fleet plan shows what there is",
+    )  # fmt: skip
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -296,13 +293,7 @@ def _proven(opened: Session, tell: Tell) -> tuple[dict[str, Phase], dict[str, Ph
 
 def _owed(run: Run) -> Iterator[FleetError]:
     """What differs still, or waits for a restart: the phase is not in force there."""
-    for host, steps in run.plan().items():
-        for step in steps:
-            yield FleetError(
-                host=host, subject=step.key, found=f"{step.summary}{f' ({step.waits})' if step.pending else ''}",
-                expected="the phase to be in force on every host before the next one",
-                hint=f"{DOING} again goes on from here; --abort goes back",
-            )  # fmt: skip
+    return not_in_force(run, lambda _: f"{DOING} again goes on from here; --abort goes back")
 
 
 def _replicated(run: Run) -> None:
