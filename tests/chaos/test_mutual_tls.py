@@ -139,6 +139,10 @@ def _clean() -> Iterator[None]:
         on(host.name, "rm -rf /run/fleet-mtls")
 
 
+SHOWN = " -cert /run/fleet-mtls/crt -key /run/fleet-mtls/key"
+"""How s_client is told of it."""
+
+
 def put(made: Pair | None) -> str:
     """Shell that puts a pair where the next words look for it, if there is one."""
     script = "rm -rf /run/fleet-mtls\nmkdir -p -m 700 /run/fleet-mtls\n"
@@ -159,11 +163,9 @@ def called(client: str, url: str, made: Pair | None, options: str = "") -> str:
 
 def dialled(client: str, host: HostSpec, port: Port, made: Pair | None, options: str = "") -> str:
     """What Redis or Sentinel (which knows no QUIT) answers to a PING from here; nothing, where the handshake fails."""
-    script = put(made)
-    if made:
-        options += " -cert /run/fleet-mtls/crt -key /run/fleet-mtls/key"
+    options += SHOWN if made else ""
     ask = f"openssl s_client -quiet -connect {host.address}:{port.number} -CAfile /etc/omegaup/ssl/ca.crt {options}"
-    return on(client, f"{script}printf 'PING\\r\\nQUIT\\r\\n' | timeout 4 {ask} 2>/dev/null || true")
+    return on(client, f"{put(made)}printf 'PING\\r\\nQUIT\\r\\n' | timeout 4 {ask} 2>/dev/null || true")
 
 
 def caller_of(host: HostSpec, port: Port) -> str:
@@ -231,11 +233,9 @@ BROKERS = [
 
 def shaken(client: str, host: HostSpec, port: Port, made: Pair | None, options: str = "") -> bool:
     """Whether a broker's port takes this certificate. By TLS 1.2: there its answer ends the handshake."""
-    script = put(made)
-    if made:
-        options += " -cert /run/fleet-mtls/crt -key /run/fleet-mtls/key"
+    options += SHOWN if made else ""
     ask = f"timeout 10 openssl s_client -connect {host.name}:{port.number} -CAfile /etc/omegaup/ssl/ca.crt"
-    return on(client, f"{script}{ask} {options} </dev/null >/dev/null 2>&1 && echo yes || true") == "yes\n"
+    return on(client, f"{put(made)}{ask} {options} </dev/null >/dev/null 2>&1 && echo yes || true") == "yes\n"
 
 
 def client_of_the_broker(host: HostSpec, port: Port) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +11,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from tests.unit.frontend.fakes import Authority, Broker, FakeGrader, Mariadb
-from tests.unit.frontend.support import FRONTEND, MODULES, PACKAGES, Shared, Site, World, need
+from tests.unit.frontend.fakes import Authority, Broker, FakeGrader, Mariadb, whole_mariadb
+from tests.unit.frontend.support import MODULES, PACKAGES, Shared, Site, World, need
 
 
 @pytest.fixture(scope="session")
@@ -66,9 +64,5 @@ def world(php: str, tmp_path: Path, authority: Authority) -> Iterator[World]:
 @pytest.fixture(scope="session")
 def mariadb(php: str) -> Iterator[Mariadb]:
     need("mariadbd", "mariadb-server (without starting its service)")
-    # Not tmp_path: the name of a Unix socket may not be long.
-    with tempfile.TemporaryDirectory(prefix="front") as directory:
-        schema = sorted((FRONTEND.parent / "services" / "sql").glob("*.sql")) + sorted((FRONTEND / "sql").glob("*.sql"))
-        server = Mariadb(Path(directory), schema, os.geteuid() == 0)
+    with whole_mariadb("front") as server:
         yield server
-        server.stop()

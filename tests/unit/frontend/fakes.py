@@ -6,14 +6,16 @@ import contextlib
 import datetime
 import ipaddress
 import json
+import os
 import socket
 import socketserver
 import ssl
 import struct
 import subprocess
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -403,6 +405,17 @@ class Redis:
         return [line.split()[0] for line in self.cli("client", "list").splitlines() if "user=frontend" in line]
 
 
+@contextlib.contextmanager
+def whole_mariadb(prefix: str) -> Iterator[Mariadb]:
+    """One with all tables of services and frontend. prefix: of its folder: a Unix socket's name may not be long."""
+    files = Path(__file__).resolve().parents[3] / "files"
+    schema = [path for part in ("services", "frontend") for path in sorted((files / part / "sql").glob("*.sql"))]
+    with tempfile.TemporaryDirectory(prefix=prefix) as directory:
+        server = Mariadb(Path(directory), schema, os.geteuid() == 0)
+        yield server
+        server.stop()
+
+
 class Mariadb:
     """A real server in a directory of its own, with an account that may only read."""
 
@@ -448,6 +461,12 @@ class Mariadb:
         stop(self.process)
         self.options = options
         self.start()
+
+    def plain(self, user: str) -> None:
+        """Without TLS, and an account that wants none."""
+        if self.options:
+            self.restart()
+            self.sql(f"ALTER USER {user}@'{HOST}' REQUIRE NONE")
 
     def sql(self, text: str) -> str:
         done = subprocess.run(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.unit.frontend.fakes import HOST, Authority, Mariadb
-from tests.unit.frontend.support import FRONTEND, Site, World, need
+from tests.unit.frontend.fakes import HOST, Authority, Mariadb, whole_mariadb
+from tests.unit.frontend.support import Site, World, need
 
 CIPHER = "print_r(OmegaUp\\MySQLConnection::getInstance()->select(\"SHOW STATUS LIKE 'Ssl_cipher'\")[0]['Value']);"
 REFUSED = (
@@ -21,19 +19,13 @@ REFUSED = (
 @pytest.fixture(scope="module")
 def one_server(php: str) -> Iterator[Mariadb]:
     need("mariadbd", "mariadb-server (without starting its service)")
-    with tempfile.TemporaryDirectory(prefix="tls") as directory:
-        schema = sorted((FRONTEND.parent / "services" / "sql").glob("*.sql")) + sorted((FRONTEND / "sql").glob("*.sql"))
-        server = Mariadb(Path(directory), schema, os.geteuid() == 0)
+    with whole_mariadb("tls") as server:
         yield server
-        server.stop()
 
 
 @pytest.fixture
 def server(one_server: Mariadb) -> Mariadb:
-    """Without TLS, and an account that wants none."""
-    if one_server.options:
-        one_server.restart()
-        one_server.sql(f"ALTER USER frontend@'{HOST}' REQUIRE NONE")
+    one_server.plain("frontend")
     return one_server
 
 

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from deploy.errors import FleetError
 from deploy.procedures.pki import change
-from deploy.trust import files
 from deploy.trust.authorities import STATE, Authorities, Phase, State
 from deploy.trust.authority import Authority, Signer
 from tests.unit.roll.fleets import FLEET
+from tests.unit.trust.interrupting import each_write
 from tests.unit.trust.keys import Operator, ssh_key
 
 KEYS = cycle([rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(7)])
@@ -96,17 +96,10 @@ class World:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        write = files.write_atomic
-
-        def counted(path: Path, data: bytes, mode: int = files.PRIVATE) -> None:
-            self.event()
-            write(path, data, mode)
-            self.event()
-
         with (
             mock.patch.object(change, "session", self.session),
             mock.patch.object(change, "prove", self.apply),
-            mock.patch.object(files, "write_atomic", counted),
+            each_write(self.event),
             mock.patch("deploy.trust.signing.rsa.generate_private_key", side_effect=lambda **_: next(KEYS)),
         ):
             yield

@@ -26,10 +26,10 @@ from deploy.procedures.roll.run import Rolled
 from deploy.procedures.secrets import rotate
 from deploy.procedures.secrets.rotate import Asked
 from deploy.roles.mysql_members import SERVER_QUERY
-from deploy.trust import files
 from deploy.trust.rotation import Entry, Phase
 from deploy.trust.vault import Vault
 from tests.unit.roll.fleets import FLEET
+from tests.unit.trust.interrupting import each_write
 from tests.unit.trust.keys import Operator, ssh_key
 
 SPECS = {
@@ -174,13 +174,6 @@ class World:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        write = files.write_atomic
-
-        def counted(path: Path, data: bytes, mode: int = files.PRIVATE) -> None:
-            self.event()
-            write(path, data, mode)
-            self.event()
-
         with (
             mock.patch.object(rotate, "session", self.session),
             mock.patch.object(rotate, "apply_fleet", self.apply),
@@ -191,7 +184,7 @@ class World:
             mock.patch.object(rolls, "roll", self.roll),
             mock.patch.object(rolls, "resume", self.roll),
             mock.patch.object(journals, "unfinished", self.unfinished),
-            mock.patch.object(files, "write_atomic", counted),
+            each_write(self.event),
         ):
             yield
 

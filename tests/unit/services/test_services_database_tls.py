@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,29 +12,22 @@ from omegaup_services.config import ClientTls, Mysql
 from omegaup_services.database import DatabaseDown, Session
 from omegaup_services.schema import Secret
 
-from tests.unit.frontend.fakes import HOST, Mariadb
+from tests.unit.frontend.fakes import HOST, Mariadb, whole_mariadb
 from tests.unit.services.servers import PASSWORD, Database, need
-from tests.unit.services.support import SERVICES, Authority
+from tests.unit.services.support import Authority
 
 
 @pytest.fixture(scope="module")
 def one_server() -> Iterator[Mariadb]:
     need("mariadbd", "mariadb-install-db")
-    with tempfile.TemporaryDirectory(prefix="tls") as directory:
-        schema = sorted((SERVICES.parent / "services" / "sql").glob("*.sql"))
-        schema += sorted((SERVICES.parent / "frontend" / "sql").glob("*.sql"))
-        made = Mariadb(Path(directory), schema, os.geteuid() == 0)
+    with whole_mariadb("tls") as made:
         Database(made, {"omegaup.*": ("SELECT",)})
         yield made
-        made.stop()
 
 
 @pytest.fixture
 def server(one_server: Mariadb) -> Mariadb:
-    """Without TLS, and an account that wants none."""
-    if one_server.options:
-        one_server.restart()
-        one_server.sql(f"ALTER USER worker@'{HOST}' REQUIRE NONE")
+    one_server.plain("worker")
     return one_server
 
 
