@@ -213,7 +213,7 @@ def _unit(host: str, item: want.Unit, seen: Snapshot, written: set[str]) -> Iter
     yield from (step(*found) for found in _unit_file(item, have))
     if item.masked or not item.running:
         return
-    if not have.running:
+    if not have.running and not (item.returns and have.starting):
         yield step(StepClass.CREATE, f"{have.active} -> started", shell.start(item, fresh=False))
         return
 

@@ -49,6 +49,11 @@ class UnitState:
     def running(self) -> bool:
         return self.active in {"active", "reloading"}
 
+    @property
+    def starting(self) -> bool:
+        """On its way to run, or waiting for systemd's next try."""
+        return self.active == "activating"
+
 
 @dataclass(frozen=True)
 class CertificateState:

@@ -238,7 +238,8 @@ class Unit(Resource):
     stamped one is owed a reload or a restart, whoever wrote it. `rolling` units are never restarted by `apply`;
     the debt is reported and paid by `roll`. A oneshot unit counts as running when it has exited well. `start_files`
     are read at its start as well, but the server itself says what it runs with (see Parameter), so they are not
-    stamped. `guard`: shell that goes back by itself if the controller cannot log in again after a reload (see Guard).
+    stamped. `returns`: it ends by itself whenever its far end is away, and systemd starts it again and again, so a
+    moment between two tries is no difference. `guard`: shell that goes back by itself if the controller cannot log in again after a reload (see Guard).
     """
 
     name: str
@@ -249,6 +250,7 @@ class Unit(Resource):
     restart_files: tuple[str, ...] = ()
     start_files: tuple[str, ...] = ()
     rolling: bool = False
+    returns: bool = False
     guard: str = ""
     phase: Phase = Phase.UNITS
 

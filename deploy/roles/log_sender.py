@@ -44,4 +44,4 @@ def desired(ctx: Context) -> Iterable[Resource]:
     drop_in = f"/etc/systemd/system/{UNIT}.d/60-fleet.conf"
     yield Directory(path=f"/etc/systemd/system/{UNIT}.d")
     yield File(path=drop_in, content=ctx.render("log-sender/service.conf.j2"))
-    yield Unit(name=UNIT, restart_files=(CONFIG, drop_in, pair.certificate_path, CA_FILE))
+    yield Unit(name=UNIT, restart_files=(CONFIG, drop_in, pair.certificate_path, CA_FILE), returns=True)
