@@ -239,7 +239,8 @@ class Unit(Resource):
     the debt is reported and paid by `roll`. A oneshot unit counts as running when it has exited well. `start_files`
     are read at its start as well, but the server itself says what it runs with (see Parameter), so they are not
     stamped. `returns`: it ends by itself whenever its far end is away, and systemd starts it again and again, so a
-    moment between two tries is no difference. `guard`: shell that goes back by itself if the controller cannot log in again after a reload (see Guard).
+    moment between two tries is no difference. `guard`: shell that goes back by itself if the controller cannot log in
+    again after a reload (see Guard).
     """
 
     name: str

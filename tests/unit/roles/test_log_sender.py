@@ -8,9 +8,9 @@ from functools import cache
 import pytest
 
 from deploy.converge.compare import steps
-from deploy.converge.desired import HostState, host_state
+from deploy.converge.desired import host_state
 from deploy.model.observed import HostFactsSeen, Snapshot, UnitState
-from deploy.model.resources import StepClass, Unit
+from deploy.model.resources import HostState, StepClass, Unit
 from deploy.roles.log_sender import UNIT
 from tests.unit.roles.test_rabbitmq_tls import context
 
