@@ -14,7 +14,7 @@ from deploy.model.catalog import SERVICES
 from deploy.procedures.roll.journal import path_of
 from deploy.procedures.roll.run import Options
 from tests.chaos import faults, results
-from tests.chaos.failover import eventually, load, primary, redis
+from tests.chaos.failover import eventually, load, primary, redis, roles
 from tests.chaos.rolling import lines, owing, rolled, started
 from tests.chaos.support import ROOT
 from tests.chaos.test_redis_failover import missing
@@ -28,6 +28,10 @@ CHANGE = """
 redis = redis | {"databases": 18}
 roll = {"canary_seconds": 3, "read_interval": 0.3, "before_seconds": 10}
 """
+
+
+def leaders() -> list[str]:
+    return [name for name, role in roles(CACHE).items() if role == "master"]
 
 
 @pytest.fixture
@@ -45,12 +49,17 @@ def test_a_failover_by_itself_is_noticed(changed: Path) -> None:
             [str(ROOT / "fleet"), "roll", str(changed), "--service", "redis"], cwd=ROOT, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        eventually("the canary is watched", lambda: path.exists() and '"WATCH"' in path.read_text(), 120)
-        old = primary(CACHE)
-        redis("data1", SENTINEL, "SENTINEL", "FAILOVER", "cache")
-        eventually("the lead has moved", lambda: primary(CACHE) != old, 20)
-        moved = primary(CACHE)
-        _, errors = process.communicate(timeout=900)
+        try:
+            eventually("the canary is watched", lambda: path.exists() and '"WATCH"' in path.read_text(), 120)
+            old = primary(CACHE)
+            redis("data1", SENTINEL, "SENTINEL", "FAILOVER", "cache")
+            # The old one has not heard of it for a moment, and says so as well.
+            eventually("the lead has moved", lambda: (now := leaders()) != [old] and len(now) == 1, 20)
+            moved = primary(CACHE)
+            _, errors = process.communicate(timeout=900)
+        finally:
+            process.kill()
+            process.wait()
         assert process.returncode == 0, errors
         ledgers = running.end()
     written = lines(changed)
