@@ -6,6 +6,7 @@ on, and does the harm that they are there for.
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,18 +21,32 @@ from deploy.converge import desired
 from deploy.model.catalog import SERVICES
 from deploy.model.ways import Way
 from deploy.procedures.roll import taking
+from deploy.procedures.roll.journal import path_of
 from deploy.procedures.roll.order import Action, Debt, Deed
 from deploy.procedures.roll.run import Options, Rolled
 from tests.chaos import faults, results
-from tests.chaos.failover import database, eventually, fresh_table, load, primary, redis, redis_cli, sql, the_fleet
+from tests.chaos.failover import (
+    database,
+    eventually,
+    fresh_table,
+    load,
+    primary,
+    redis,
+    redis_cli,
+    roles,
+    sql,
+    the_fleet,
+)
 from tests.chaos.load import TABLE
-from tests.chaos.rolling import owing, rolled, started
-from tests.chaos.support import on
+from tests.chaos.rolling import lines, owing, rolled, started
+from tests.chaos.support import ROOT, on
+from tests.chaos.test_redis_failover import missing
 from tests.chaos.watching import Watch, watching
 
 pytestmark = pytest.mark.thorough
 
 CACHE = SERVICES["redis"].port("cache").number
+SENTINEL = SERVICES["sentinel"].port("sentinel").number
 REDIS_PORTS = tuple(SERVICES["redis"].port(name).number for name in ("cache", "sessions"))
 DATA = ("data1", "data2", "data3")
 CHANGE = """
@@ -194,7 +209,7 @@ def made_to_lead(name: str) -> Iterator[None]:
     try:
         # Sentinel knows priorities from its last INFO.
         eventually("Sentinel knows that the other may not", partial(_may_not, other), 30)
-        redis(name, SERVICES["sentinel"].port("sentinel").number, "SENTINEL", "FAILOVER", "cache")
+        redis(name, SENTINEL, "SENTINEL", "FAILOVER", "cache")
         eventually(f"{name} leads", lambda: redis(name, CACHE, "ROLE")[:1] == ["master"], 30)
         yield
     finally:
@@ -203,7 +218,7 @@ def made_to_lead(name: str) -> Iterator[None]:
 
 
 def _may_not(name: str) -> bool:
-    said = redis("data1", SERVICES["sentinel"].port("sentinel").number, "SENTINEL", "REPLICAS", "cache")
+    said = redis("data1", SENTINEL, "SENTINEL", "REPLICAS", "cache")
     address = the_fleet().host(name).address
     found: dict[str, str] = {}
     for word, value in zip(said[::2], said[1::2], strict=False):
@@ -231,3 +246,46 @@ def test_who_has_come_to_lead_is_not_restarted(skipped: bool, changed: Path, mon
         found = rolled(Options(service="redis", skip=skip), str(changed))
     assert restarted_leading == ([first] if skipped else [])
     assert found.how == ("done" if not skipped else found.how)
+
+
+# -- a failover that happens by itself while the canary is watched ---------------------------------------------
+
+
+def leaders() -> list[str]:
+    return [name for name, role in roles(CACHE).items() if role == "master"]
+
+
+@pytest.fixture
+def patient(tmp_path: Path) -> Iterator[Path]:
+    """A canary that is watched for longer than a failover takes."""
+    with owing(tmp_path, CHANGE + 'roll = roll | {"canary_seconds": 20, "before_seconds": 25}\n') as copy:
+        yield copy
+
+
+def test_a_failover_by_itself_is_noticed(patient: Path) -> None:
+    """The lead moves to a member that is still owed its restart: it comes last then, and hands over before it."""
+    path = path_of(patient)
+    with load("web1", "moved", "sessions", "cache") as running:
+        process = subprocess.Popen(
+            [str(ROOT / "fleet"), "roll", str(patient), "--service", "redis"], cwd=ROOT, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            eventually("the canary is watched", lambda: path.exists() and '"WATCH"' in path.read_text(), 120)
+            old = primary(CACHE)
+            redis("data1", SENTINEL, "SENTINEL", "FAILOVER", "cache")
+            # The old one has not heard of it for a moment, and says so as well.
+            eventually("the lead has moved", lambda: (now := leaders()) != [old] and len(now) == 1, 20)
+            moved = primary(CACHE)
+            _, errors = process.communicate(timeout=900)
+        finally:
+            process.kill()
+            process.wait()
+        assert process.returncode == 0, errors
+        ledgers = running.end()
+    written = lines(patient)
+    canary = next(line["host"] for line in written if line.get("action") == "WATCH")
+    # Where the lead went to the canary, which has paid, those that are left stand in the order that they had.
+    assert moved == canary or any("the order is worked out again" in line.get("words", "") for line in written)
+    for kind in ("sessions", "cache"):
+        assert missing(set(ledgers[kind].kept), kind) == set()

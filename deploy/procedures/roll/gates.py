@@ -23,6 +23,23 @@ DECLARED = "declared"
 
 
 @dataclass
+class _Failover:
+    """A lead that moves by itself while a member is watched. `since`: when that was first seen, in the clock's seconds.
+
+    `led`: who did when all was well.
+    """
+
+    led: str | None = None
+    since: float | None = None
+
+    def seen(self, leader: str | None, now: float, *, well: bool) -> None:
+        if well:
+            self.led, self.since = leader, None
+        elif self.since is None and self.led is not None and leader != self.led:
+            self.since = now
+
+
+@dataclass
 class Gates:
     """Looks at services and judges. `skip`: names of gates that are left out, to show what each is there for."""
 
@@ -100,6 +117,8 @@ class Gates:
     ) -> None:  # fmt: skip
         """Wait until all gates hold; with `watch`, see that they go on holding for so many seconds.
 
+        A watched member is not judged by a failover that happens meanwhile: that has `before_seconds` to end.
+
         Raises:
             FleetError: which gate did not hold, and what was seen.
         """
@@ -107,6 +126,7 @@ class Gates:
         watched = time.monotonic() + watch
         wanted, good, lapses = (self.settings.reads, 0, 0) if not watch else (1, 0, 0)
         failed: list[tuple[str, str]] = []
+        failover = _Failover()
         while good < wanted or (watch and time.monotonic() < watched):
             begun = time.monotonic()
             try:
@@ -114,12 +134,19 @@ class Gates:
                 # The look at the whole member costs most, so it is only the last word.
                 last = good + 1 >= wanted and not watch
                 failed = self.reasons(way, view, after=after, declared=declared and last)
+                failover.seen(view.leader, begun, well=not failed)
             except (FleetError, FleetErrors) as error:
                 failed = [("answers", str(error))]
             good, lapses = (good + 1, 0) if not failed else (0, lapses + 1)
             if not failed and not after:
                 self.usual.update({(one.host, one.label): one.seconds for one in view.health})
-            if failed and (lapses >= self.settings.reads if watch else time.monotonic() >= until):
+            if not watch:
+                over = time.monotonic() >= until
+            elif failover.since is None:
+                over = lapses >= self.settings.reads
+            else:
+                over = begun - failover.since >= self.settings.before_seconds
+            if failed and over:
                 raise _refused(way, member, failed, after=after, watch=watch)
             time.sleep(max(0.0, self.settings.read_interval - (time.monotonic() - begun)))
 

@@ -37,7 +37,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def asked(looks: list[str], **settings: Any) -> Gates:
-    """Gates whose looks are these, one after another: `.` good, `x` bad, `!` a member that does not answer."""
+    """Gates whose looks are these, one after another: `.` good, `x` bad, `!` a member that does not answer.
+
+    By default data2 leads: `?` bad while two say that they do, `o` good and `b` bad under data3.
+    """
     left = iter(looks)
 
     class Fake(Gates):
@@ -45,10 +48,18 @@ def asked(looks: list[str], **settings: Any) -> Gates:
             look = next(left)
             if look == "!":
                 raise FleetError(host="data3", subject="connection", found="refused", expected="an answer")
-            return View(context(member), member, {}, errors=("unwell",) if look == "x" else ())
+            leader = None if look == "?" else "data3" if look in "ob" else "data2"
+            return View(context(member), member, {}, errors=("unwell",) if look in "x?b" else (), leader=leader)
 
     run: Any = None
     return Fake(run, Roll(**({"reads": 3, "read_interval": 1.0, "before_seconds": 10.0} | settings)))
+
+
+CANARY = Way(name="x", service="redis", units=(), gates=WAY.gates[:1])
+
+
+def watched(looks: str) -> None:
+    asked(list(looks)).hold(CANARY, "data1", after=True, declared=False, watch=20)
 
 
 def test_three_in_a_row() -> None:
@@ -69,15 +80,37 @@ def test_a_member_that_does_not_answer_is_not_well() -> None:
 
 
 def test_a_canary_is_watched_for_its_time_and_a_single_lapse_is_noise(clock: Clock) -> None:
-    way = Way(name="x", service="redis", units=(), gates=WAY.gates[:1])
-    asked(list("..x.." * 10)).hold(way, "data1", after=True, declared=False, watch=20)
+    watched("..x.." * 10)
     assert 19 <= clock.now <= 22
 
 
 def test_a_canary_that_stays_unwell_is_found_out() -> None:
-    way = Way(name="x", service="redis", units=(), gates=WAY.gates[:1])
     with pytest.raises(FleetError, match="while it was watched"):
-        asked(list("....xxx...")).hold(way, "data1", after=True, declared=False, watch=20)
+        watched("....xxx...")
+
+
+def test_a_failover_by_itself_is_not_the_canarys_fault(clock: Clock) -> None:
+    watched("...?????bbb" + "o" * 20)
+    assert 19 <= clock.now <= 22
+
+
+@pytest.mark.parametrize("looks", ["." * 3 + "?" * 30, "." * 3 + "??" + "b" * 30])
+def test_a_failover_that_does_not_end_is(looks: str, clock: Clock) -> None:
+    """After `before_seconds`, whoever leads then."""
+    with pytest.raises(FleetError, match="while it was watched"):
+        watched(looks)
+    assert 12 <= clock.now <= 15
+
+
+def test_nor_is_it_forgiven_what_comes_after_the_failover(clock: Clock) -> None:
+    with pytest.raises(FleetError, match="while it was watched"):
+        watched("..???oobbb")
+    assert clock.now <= 10
+
+
+def test_one_that_is_unwell_while_nothing_moves_is_found_out_as_soon_as_ever() -> None:
+    with pytest.raises(FleetError, match="while it was watched"):
+        watched("...?...xxx" + "." * 30)
 
 
 def test_a_gate_is_asked_at_its_time_and_can_be_left_out() -> None:
