@@ -64,7 +64,7 @@ def fill() -> None:
     for instance in ("cache", "sessions"):
         port = SERVICES["redis"].port(instance).number
         where = primary(port)
-        on(where, f"head -c 300000 /dev/urandom | {redis_cli(where, instance)} -x SET chaos:full EX 900")
+        on(where, f"head -c 300000 /dev/urandom | {redis_cli(where, instance)} -e -X DATA SET chaos:full DATA EX 900")
 
 
 BAD = {

@@ -81,7 +81,7 @@ def redis_replica_cut_off() -> Iterator[None]:
     # Brokers would part as well, and more would be seen than Redis' gates.
     with faults.cut_off((last_of(leader),), [leader], REDIS_PORTS):
         # More than a replica may be behind.
-        write = f"{redis_cli(leader, 'cache')} -x SET chaos:big EX 60"
+        write = f"{redis_cli(leader, 'cache')} -e -X DATA SET chaos:big DATA EX 60"
         on(leader, f"head -c 3000000 /dev/zero | tr '\\0' x | {write}")
         eventually("its link is down", lambda: "connected" not in redis(last_of(leader), CACHE, "ROLE"), 30)
         yield
