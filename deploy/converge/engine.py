@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets as random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import takewhile
@@ -28,6 +28,7 @@ from deploy.model.observed import Snapshot
 from deploy.model.resources import (
     Certificate,
     Delivery,
+    File,
     HostState,
     Only,
     Parameter,
@@ -41,6 +42,7 @@ from deploy.trust.authority import Authority, Signer
 from deploy.trust.masking import Masker
 from deploy.trust.vault import Vault
 
+LOOK_SECONDS = 600
 PATIENCE = 20.0
 """Seconds that the members of a cluster have to agree who leads. A returning Redis primary claims to be one for 10."""
 
@@ -76,6 +78,21 @@ class Keys:
         return self.vault.get(name).reveal()
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class _Compared:
+    """What a comparison was made of."""
+
+    state: HostState
+    seen: Snapshot
+    authority: str
+    reissue: Mapping[str, str]
+    offline: bool
+
+    def same(self, other: _Compared) -> bool:
+        ours, theirs = (self.authority, self.reissue, self.offline), (other.authority, other.reissue, other.offline)
+        return self.state is other.state and self.seen is other.seen and ours == theirs
+
+
 @dataclass(repr=False)
 class Run:
     """What is known and done in one run.
@@ -98,8 +115,14 @@ class Run:
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     failures: list[FleetError] = field(default_factory=list)
     acted: list[Step] = field(default_factory=list)
+    verifying_seconds: float = 0.0
+    """Spent on looking again at all hosts."""
     _stale: set[str] = field(default_factory=set)
+    """Hosts of which nothing is known any more."""
+    _behind: dict[str, set[str]] = field(default_factory=dict)
+    """Host -> roles that were acted on since, and nothing else."""
     _states: dict[str, HostState] = field(default_factory=dict)
+    _compared: dict[str, tuple[_Compared, list[Step]]] = field(default_factory=dict)
     _verifying: BoundedSemaphore = field(default_factory=BoundedSemaphore)
     _verified: int = 0
     """Steps that were done when all hosts were last looked at again."""
@@ -174,18 +197,24 @@ class Run:
         contexts = {host.name: self.context(host.name) for host in self.fleet.hosts}
         return desired.standings(self.fleet, contexts, self.snapshots)
 
-    def _look_for_changing(self, name: str) -> None:
-        """Look at a host that is to be changed, or whose word decides what is.
+    def _look_for_changing(self, name: str, roles: frozenset[str] = frozenset()) -> None:
+        """Look at a host that is to be changed, or whose word decides what is. roles: at what these want alone.
 
         Raises:
             FleetError: it could not be looked at, or is not fit to be changed.
         """
         asked = time.time()
-        facts = self.look(name).facts
+        if roles:
+            wanted = [item for item in self.state(name).resources if item.role in roles]
+            self.snapshots[name] = self.snapshots[name].since(self._asked(name, wanted, LOOK_SECONDS))
+            self._behind.pop(name, None)
+        else:
+            self.look(name)
+        facts = self.snapshots[name].facts
         checks.fit(self.fleet.host(name), facts)
         checks.in_time(self.fleet.host(name), facts, (asked, time.time()))
 
-    def look(self, name: str, *, role: str = "", seconds: int = 600) -> Snapshot:
+    def look(self, name: str, *, role: str = "", seconds: int = LOOK_SECONDS) -> Snapshot:
         """Look at one host, fit for changes or not, and remember what was seen. role: at what this role wants alone.
 
         Raises:
@@ -195,6 +224,7 @@ class Run:
         snapshot = self._asked(name, wanted, seconds)
         self.snapshots[name] = snapshot
         self._stale.discard(name)
+        self._behind.pop(name, None)
         return snapshot
 
     def _asked(self, name: str, wanted: Sequence[Resource], seconds: int) -> Snapshot:
@@ -251,11 +281,19 @@ class Run:
         """What differs on a host, by the last look at it."""
         if name in self._stale or name not in self.snapshots:
             self._look_for_changing(name)
-        authorities = self.keys.authorities
-        return compare.steps(
-            self.state(name), self.snapshots[name], authorities.issuer.certificate_pem, authorities.reissue(),
-            offline=authorities.issuer.offline,
+        elif name in self._behind:
+            self._look_for_changing(name, frozenset(self._behind[name]))
+        issuer = self.keys.authorities.issuer
+        of = _Compared(
+            self.state(name), self.snapshots[name], issuer.certificate_pem, self.keys.authorities.reissue(),
+            issuer.offline,
         )  # fmt: skip
+        # Each of pyinfra's operations asks, for one role and phase: hundreds for a host.
+        known = self._compared.get(name)
+        if known is None or not known[0].same(of):
+            known = of, compare.steps(of.state, of.seen, of.authority, of.reissue, offline=of.offline)
+            self._compared[name] = known
+        return list(known[1])
 
     def _chosen(self, name: str) -> list[Step]:
         return [step for step in self.steps(name) if self.only is None or self.only(step)]
@@ -300,7 +338,10 @@ class Run:
         """
         if not steps:
             return
-        self._stale.add(name)
+        if all(_within_its_role(step) for step in steps):
+            self._behind.setdefault(name, set()).update(step.role for step in steps)
+        else:
+            self._stale.add(name)
         self.touch(name)
         for step in steps:
             self.listener(name, step, "start")
@@ -329,6 +370,7 @@ class Run:
                 guard.confirm(self.hosts[name], scripted)
         except FleetError as error:
             failure = self._masked(error)
+            self._stale.add(name)
             self.failures.append(failure)
             if any(step.key == failure.subject for step in running):
                 finished += takewhile(lambda step: step.key != failure.subject, running)
@@ -388,11 +430,22 @@ class Run:
         # Every host's last operation asks for it, and each look is at all of them: once is enough.
         with self._verifying:
             if self.acted and self._verified != len(self.acted):
+                begun = time.monotonic()
                 self.look_all()
                 self._verified = len(self.acted)
+                self.verifying_seconds += time.monotonic() - begun
         return {
             name: left for name, steps in self.plan().items() if (left := [step for step in steps if not step.pending])
         }
+
+
+def _within_its_role(step: Step) -> bool:
+    """Whether a look at its own role sees all that it changes; the last look of a run is at everything anyway."""
+    item = step.resource
+    if isinstance(item, File):
+        # What systemd makes of a unit is seen where the unit is wanted.
+        return not item.absent and not item.path.startswith("/etc/systemd/")
+    return isinstance(item, Parameter) and not isinstance(item, Delivery) and not item.guard
 
 
 def still_different(step: Step) -> FleetError:

@@ -103,3 +103,11 @@ class Snapshot:
     units: Mapping[str, UnitState] = field(default_factory=dict)
     certificates: Mapping[str, CertificateState] = field(default_factory=dict)
     answers: Mapping[str, Answer] = field(default_factory=dict)
+
+    def since(self, part: Snapshot) -> Snapshot:
+        """This, with what a later look at a part of the same host has seen."""
+        return Snapshot(
+            self.host, part.facts, {**self.files, **part.files}, {**self.packages, **part.packages},
+            {**self.accounts, **part.accounts}, {**self.units, **part.units},
+            {**self.certificates, **part.certificates}, {**self.answers, **part.answers},
+        )  # fmt: skip

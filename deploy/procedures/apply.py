@@ -62,6 +62,8 @@ def _applied(session: Session) -> Outcome:
         _parcels_are_there(run, first.values())
         with session.timings.part("act"):
             _act(session)
+        # The last of pyinfra's operations is the second look.
+        session.timings.move("act", "look again", run.verifying_seconds)
     if run.failures:
         return Outcome(tuple(run.acted), (), tuple(run.failures))
     with session.timings.part("look again"):

@@ -34,6 +34,11 @@ class Timings:
         finally:
             self.parts[name] = self.parts.get(name, 0.0) + time.monotonic() - begun
 
+    def move(self, source: str, target: str, seconds: float) -> None:
+        """What was spent within one part on another."""
+        self.parts[source] -= seconds
+        self.parts[target] = self.parts.get(target, 0.0) + seconds
+
 
 @dataclass
 class Session:

@@ -350,7 +350,7 @@ def test_how_it_ended_is_written_whatever_ended_it(error: BaseException | None, 
 def test_a_run_writes_down_what_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run: Any = object.__new__(Run)
     run.__dict__.update(
-        hosts={"data1": None}, inventory=tmp_path, masker=str, acted=[], failures=[], _stale=set(),
+        hosts={"data1": None}, inventory=tmp_path, masker=str, acted=[], failures=[], _stale=set(), _behind={},
         listener=lambda *_: None, trail=None,
     )  # fmt: skip
     order: list[str] = []
@@ -378,7 +378,7 @@ def test_a_step_that_fails_is_written_down_with_those_before_it(
 ) -> None:
     run: Any = object.__new__(Run)
     run.__dict__.update(
-        hosts={"data1": None}, inventory=tmp_path, masker=str, acted=[], failures=[], _stale=set(),
+        hosts={"data1": None}, inventory=tmp_path, masker=str, acted=[], failures=[], _stale=set(), _behind={},
         listener=lambda *_: None, trail=None,
     )  # fmt: skip
     said = ["@@step file:/etc/x", "@@step unit:a.service", "no", "@@fail unit:a.service"]
