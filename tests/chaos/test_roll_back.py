@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,6 +49,11 @@ FULL = "TemporaryFileSystem=" + " ".join(f"/var/lib/redis/{one}:size=48k,mode=07
 """It starts, and there is no space left on the device as soon as the primary has sent what it holds."""
 
 
+def full(text: str) -> str:
+    """What systemd is told to make writable is not covered by a file system of its own: so it is told of the parent."""
+    return more(FULL)(re.sub(r"(ReadWritePaths=/var/lib/redis)/\w+", r"\1", text))
+
+
 @dataclass(frozen=True)
 class Bad:
     """A change: of a template; whose service it is; a word of the message's evidence; what has to be done before."""
@@ -82,7 +88,7 @@ BAD = {
     "replica does not catch up": Bad(
         "mysql/service.conf.j2", more("Environment=MYSQLD_OPTS=--skip-slave-start"), "mysql", "io No"
     ),
-    "disk full": Bad("redis/redis.service.j2", more(FULL), "redis", "", fill),
+    "disk full": Bad("redis/redis.service.j2", full, "redis", "", fill),
     "broker does not start": Bad("rabbitmq/rabbitmq-env.conf.j2", lambda text: text + "exit 1\n", "rabbitmq", "start"),
 }  # fmt: skip
 
