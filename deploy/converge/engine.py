@@ -115,8 +115,8 @@ class Run:
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     failures: list[FleetError] = field(default_factory=list)
     acted: list[Step] = field(default_factory=list)
-    verifying_seconds: float = 0.0
-    """Spent on looking again at all hosts."""
+    acted_until: float = field(default_factory=time.monotonic)
+    """When the last step had been done, in seconds of the monotonic clock."""
     _stale: set[str] = field(default_factory=set)
     """Hosts of which nothing is known any more."""
     _behind: dict[str, set[str]] = field(default_factory=dict)
@@ -380,6 +380,7 @@ class Run:
                 self.listener(name, step, "done" if step in finished else "failed")
             raise failure from None
         self.acted.extend(steps)
+        self.acted_until = time.monotonic()
         self.did(name, *map(audit.described, steps))
         for step in steps:
             self.listener(name, step, "done")
@@ -430,10 +431,8 @@ class Run:
         # Every host's last operation asks for it, and each look is at all of them: once is enough.
         with self._verifying:
             if self.acted and self._verified != len(self.acted):
-                begun = time.monotonic()
                 self.look_all()
                 self._verified = len(self.acted)
-                self.verifying_seconds += time.monotonic() - begun
         return {
             name: left for name, steps in self.plan().items() if (left := [step for step in steps if not step.pending])
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -63,7 +64,7 @@ def _applied(session: Session) -> Outcome:
         with session.timings.part("act"):
             _act(session)
         # The last of pyinfra's operations is the second look.
-        session.timings.move("act", "look again", run.verifying_seconds)
+        session.timings.move("act", "look again", time.monotonic() - run.acted_until)
     if run.failures:
         return Outcome(tuple(run.acted), (), tuple(run.failures))
     with session.timings.part("look again"):

@@ -27,7 +27,7 @@ def session(before: list[Step], after: list[Step], done: list[tuple[str, str]], 
     seen = Snapshot("data1", HostFactsSeen("debian", "12", 1, 1, kept=kept))
     run: Any = SimpleNamespace(
         acted=[], failures=[], hosts={"data1": None}, targets=frozenset(), remaining=dict, snapshots={"data1": seen},
-        only=None, verifying_seconds=0.0,
+        only=None, acted_until=0.0,
     )  # fmt: skip
     run.plan = lambda: {"data1": after if run.acted else before}
     run.steps = lambda name: run.plan()[name]
