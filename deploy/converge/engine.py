@@ -338,7 +338,8 @@ class Run:
         """
         if not steps:
             return
-        if all(_within_its_role(step) for step in steps):
+        every = self.state(name).resources
+        if all(_within_its_role(step, every) for step in steps):
             self._behind.setdefault(name, set()).update(step.role for step in steps)
         else:
             self._stale.add(name)
@@ -438,12 +439,17 @@ class Run:
         }
 
 
-def _within_its_role(step: Step) -> bool:
+def _within_its_role(step: Step, every: Iterable[Resource]) -> bool:
     """Whether a look at its own role sees all that it changes; the last look of a run is at everything anyway."""
     item = step.resource
     if isinstance(item, File):
         # What systemd makes of a unit is seen where the unit is wanted.
-        return not item.absent and not item.path.startswith("/etc/systemd/")
+        if item.absent or item.path.startswith("/etc/systemd/"):
+            return False
+        others = [one for one in every if isinstance(one, Parameter | Only) and one.role != step.role]
+        return not any(
+            item.path in one.query.script or (isinstance(one, Parameter) and item.path in one.loads) for one in others
+        )
     return isinstance(item, Parameter) and not isinstance(item, Delivery) and not item.guard
 
 

@@ -119,6 +119,18 @@ def test_after_what_may_change_anything_all_is_looked_at(item: Resource, monkeyp
     assert host.looks == [{"a", "b"}, {"a", "b"}]
 
 
+@pytest.mark.parametrize("how", [{"loads": (CONF.path,)}, {"query": Query("b", f"sha256sum {CONF.path}")}])
+def test_after_a_file_that_another_role_asks_about_all_is_looked_at(
+    how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker whose lists are those of the file before is not what it was once the file has changed."""
+    lists = Parameter(**{"query": Query("b", "true"), "name": "lists", "want": None, "role": "b"} | how)
+    host = Imitated(monkeypatch, CONF, OTHER, lists)
+    host.do("a", CONF.order)
+    host.run.steps("h")
+    assert host.looks == [{"a", "b"}, {"a", "b"}]
+
+
 def test_after_a_failure_all_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Imitated(monkeypatch, CONF, OTHER)
     host.fails = True
