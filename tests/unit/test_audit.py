@@ -20,7 +20,7 @@ from deploy.converge.step import Step
 from deploy.errors import FleetError
 from deploy.model import records
 from deploy.model.records import UNFINISHED, parse
-from deploy.model.resources import File, Phase, StepClass, Unit
+from deploy.model.resources import File, HostState, Phase, StepClass, Unit
 from deploy.procedures import audit as reading
 from deploy.procedures.session import ended
 from deploy.trust.masking import Masker
@@ -351,6 +351,7 @@ def test_a_run_writes_down_what_it_does(tmp_path: Path, monkeypatch: pytest.Monk
     run: Any = object.__new__(Run)
     run.__dict__.update(
         hosts={"data1": None}, inventory=tmp_path, masker=str, acted=[], failures=[], _stale=set(), _behind={},
+        _states={"data1": HostState("data1", ())},
         listener=lambda *_: None, trail=None,
     )  # fmt: skip
     order: list[str] = []
@@ -379,6 +380,7 @@ def test_a_step_that_fails_is_written_down_with_those_before_it(
     run: Any = object.__new__(Run)
     run.__dict__.update(
         hosts={"data1": None}, inventory=tmp_path, masker=str, acted=[], failures=[], _stale=set(), _behind={},
+        _states={"data1": HostState("data1", ())},
         listener=lambda *_: None, trail=None,
     )  # fmt: skip
     said = ["@@step file:/etc/x", "@@step unit:a.service", "no", "@@fail unit:a.service"]

@@ -119,12 +119,12 @@ def test_after_what_may_change_anything_all_is_looked_at(item: Resource, monkeyp
     assert host.looks == [{"a", "b"}, {"a", "b"}]
 
 
-@pytest.mark.parametrize("how", [{"loads": (CONF.path,)}, {"query": Query("b", f"sha256sum {CONF.path}")}])
+@pytest.mark.parametrize(("loads", "script"), [((CONF.path,), "true"), ((), f"sha256sum {CONF.path}")])
 def test_after_a_file_that_another_role_asks_about_all_is_looked_at(
-    how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    loads: tuple[str, ...], script: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A broker whose lists are those of the file before is not what it was once the file has changed."""
-    lists = Parameter(**{"query": Query("b", "true"), "name": "lists", "want": None, "role": "b"} | how)
+    lists = Parameter(query=Query("b", script), name="lists", want=None, role="b", loads=loads)
     host = Imitated(monkeypatch, CONF, OTHER, lists)
     host.do("a", CONF.order)
     host.run.steps("h")
