@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets as random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import takewhile
@@ -43,6 +43,8 @@ from deploy.trust.masking import Masker
 from deploy.trust.vault import Vault
 
 LOOK_SECONDS = 600
+EVERY = ""
+"""In place of a role: all of a host."""
 PATIENCE = 20.0
 """Seconds that the members of a cluster have to agree who leads. A returning Redis primary claims to be one for 10."""
 
@@ -78,21 +80,6 @@ class Keys:
         return self.vault.get(name).reveal()
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class _Compared:
-    """What a comparison was made of."""
-
-    state: HostState
-    seen: Snapshot
-    authority: str
-    reissue: Mapping[str, str]
-    offline: bool
-
-    def same(self, other: _Compared) -> bool:
-        ours, theirs = (self.authority, self.reissue, self.offline), (other.authority, other.reissue, other.offline)
-        return self.state is other.state and self.seen is other.seen and ours == theirs
-
-
 @dataclass(repr=False)
 class Run:
     """What is known and done in one run.
@@ -117,12 +104,11 @@ class Run:
     acted: list[Step] = field(default_factory=list)
     acted_until: float = field(default_factory=time.monotonic)
     """When the last step had been done, in seconds of the monotonic clock."""
-    _stale: set[str] = field(default_factory=set)
-    """Hosts of which nothing is known any more."""
-    _behind: dict[str, set[str]] = field(default_factory=dict)
-    """Host -> roles that were acted on since, and nothing else."""
+    _stale: dict[str, set[str]] = field(default_factory=dict)
+    """Host -> roles of which nothing is known any more; EVERY of them."""
     _states: dict[str, HostState] = field(default_factory=dict)
-    _compared: dict[str, tuple[_Compared, list[Step]]] = field(default_factory=dict)
+    _compared: dict[str, tuple[object, list[Step]]] = field(default_factory=dict)
+    """Host -> what it was compared by last, and what differed."""
     _verifying: BoundedSemaphore = field(default_factory=BoundedSemaphore)
     _verified: int = 0
     """Steps that were done when all hosts were last looked at again."""
@@ -207,7 +193,7 @@ class Run:
         if roles:
             wanted = [item for item in self.state(name).resources if item.role in roles]
             self.snapshots[name] = self.snapshots[name].since(self._asked(name, wanted, LOOK_SECONDS))
-            self._behind.pop(name, None)
+            self._stale.pop(name, None)
         else:
             self.look(name)
         facts = self.snapshots[name].facts
@@ -223,8 +209,7 @@ class Run:
         wanted = [item for item in self.state(name).resources if not role or item.role == role]
         snapshot = self._asked(name, wanted, seconds)
         self.snapshots[name] = snapshot
-        self._stale.discard(name)
-        self._behind.pop(name, None)
+        self._stale.pop(name, None)
         return snapshot
 
     def _asked(self, name: str, wanted: Sequence[Resource], seconds: int) -> Snapshot:
@@ -261,7 +246,7 @@ class Run:
             FleetError: it did not succeed.
         """
         if not unseen:
-            self._stale.add(name)
+            self._forget(name)
             self.touch(name)
         reply = remote.run(self.hosts[name], shell.single(key, script), seconds=seconds)
         failure = shell.failure(reply.stdout)
@@ -279,21 +264,21 @@ class Run:
 
     def steps(self, name: str) -> list[Step]:
         """What differs on a host, by the last look at it."""
-        if name in self._stale or name not in self.snapshots:
-            self._look_for_changing(name)
-        elif name in self._behind:
-            self._look_for_changing(name, frozenset(self._behind[name]))
+        roles = self._stale.get(name, set()) if name in self.snapshots else {EVERY}
+        if roles:
+            self._look_for_changing(name, frozenset() if EVERY in roles else frozenset(roles))
         issuer = self.keys.authorities.issuer
-        of = _Compared(
-            self.state(name), self.snapshots[name], issuer.certificate_pem, self.keys.authorities.reissue(),
-            issuer.offline,
-        )  # fmt: skip
+        of = (self.state(name), self.snapshots[name], issuer.certificate_pem, self.keys.authorities.reissue())
         # Each of pyinfra's operations asks, for one role and phase: hundreds for a host.
         known = self._compared.get(name)
-        if known is None or not known[0].same(of):
-            known = of, compare.steps(of.state, of.seen, of.authority, of.reissue, offline=of.offline)
+        if known is None or known[0] != (of, issuer.offline):
+            known = (of, issuer.offline), compare.steps(*of, offline=issuer.offline)
             self._compared[name] = known
         return list(known[1])
+
+    def _forget(self, name: str, *roles: str) -> None:
+        """What was known of these roles on a host, or of all of it, is true no more."""
+        self._stale.setdefault(name, set()).update(roles or {EVERY})
 
     def _chosen(self, name: str) -> list[Step]:
         return [step for step in self.steps(name) if self.only is None or self.only(step)]
@@ -339,10 +324,7 @@ class Run:
         if not steps:
             return
         every = self.state(name).resources
-        if all(_within_its_role(step, every) for step in steps):
-            self._behind.setdefault(name, set()).update(step.role for step in steps)
-        else:
-            self._stale.add(name)
+        self._forget(name, *(step.role if _within_its_role(step, every) else EVERY for step in steps))
         self.touch(name)
         for step in steps:
             self.listener(name, step, "start")
@@ -371,7 +353,7 @@ class Run:
                 guard.confirm(self.hosts[name], scripted)
         except FleetError as error:
             failure = self._masked(error)
-            self._stale.add(name)
+            self._forget(name)
             self.failures.append(failure)
             if any(step.key == failure.subject for step in running):
                 finished += takewhile(lambda step: step.key != failure.subject, running)

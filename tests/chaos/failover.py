@@ -78,9 +78,14 @@ def roles(port: int, hosts: tuple[str, ...] = ()) -> dict[str, str]:
     return {name: next(iter(redis(name, port, "ROLE")), "") for name in names}
 
 
+def primaries(port: int, hosts: tuple[str, ...] = ()) -> list[str]:
+    """Who says that it leads: during a failover nobody, or two."""
+    return [name for name, role in roles(port, hosts).items() if role == "master"]
+
+
 def primary(port: int) -> str:
     """The one Redis primary. Fails unless there is exactly one."""
-    found = [name for name, role in roles(port).items() if role == "master"]
+    found = primaries(port)
     assert len(found) == 1, f"primaries on {port}: {found}"
     return found[0]
 

@@ -15,7 +15,7 @@ import pytest
 
 from deploy.model.catalog import SERVICES
 from tests.chaos import faults, results
-from tests.chaos.failover import database, eventually, load, primary, redis, roles, settled, the_fleet
+from tests.chaos.failover import database, eventually, load, primaries, primary, redis, roles, settled, the_fleet
 from tests.chaos.load import Ledger
 from tests.chaos.mysql import db_command
 from tests.chaos.support import INVENTORY, REPEATS, ROOT, altered, apply, drift, fleet, on, reordered
@@ -222,7 +222,7 @@ def test_an_old_primary_that_is_stopped_is_started_as_a_replica() -> None:
     on(victim, "systemctl stop redis-cache")
     others = tuple(name for name in MEMBERS if name != victim)
     eventually("another primary", lambda: "master" in roles(PORTS["cache"], others).values(), 30)
-    leads = next(name for name, role in roles(PORTS["cache"], others).items() if role == "master")
+    leads = primaries(PORTS["cache"], others)[0]
     assert (victim, "unit:redis-cache.service") in {(step["host"], step["key"]) for step in apply()["done"]}
     assert primary(PORTS["cache"]) == leads
     assert drift() == set()

@@ -30,10 +30,10 @@ from tests.chaos.failover import (
     eventually,
     fresh_table,
     load,
+    primaries,
     primary,
     redis,
     redis_cli,
-    roles,
     sql,
     the_fleet,
 )
@@ -251,10 +251,6 @@ def test_who_has_come_to_lead_is_not_restarted(skipped: bool, changed: Path, mon
 # -- a failover that happens by itself while the canary is watched ---------------------------------------------
 
 
-def leaders() -> list[str]:
-    return [name for name, role in roles(CACHE).items() if role == "master"]
-
-
 @pytest.fixture
 def patient(tmp_path: Path) -> Iterator[Path]:
     """A canary that is watched for longer than a failover takes."""
@@ -275,7 +271,7 @@ def test_a_failover_by_itself_is_noticed(patient: Path) -> None:
             old = primary(CACHE)
             redis("data1", SENTINEL, "SENTINEL", "FAILOVER", "cache")
             # The old one has not heard of it for a moment, and says so as well.
-            eventually("the lead has moved", lambda: (now := leaders()) != [old] and len(now) == 1, 20)
+            eventually("the lead has moved", lambda: (now := primaries(CACHE)) != [old] and len(now) == 1, 20)
             moved = primary(CACHE)
             _, errors = process.communicate(timeout=900)
         finally:

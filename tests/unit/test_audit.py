@@ -350,7 +350,7 @@ def test_how_it_ended_is_written_whatever_ended_it(error: BaseException | None, 
 def test_a_run_writes_down_what_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run: Any = object.__new__(Run)
     run.__dict__.update(
-        hosts={"data1": None}, inventory=tmp_path, masker=str, acted=[], failures=[], _stale=set(), _behind={},
+        hosts={"data1": None}, inventory=tmp_path, masker=str, acted=[], failures=[], _stale={},
         _states={"data1": HostState("data1", ())},
         listener=lambda *_: None, trail=None,
     )  # fmt: skip
@@ -379,7 +379,7 @@ def test_a_step_that_fails_is_written_down_with_those_before_it(
 ) -> None:
     run: Any = object.__new__(Run)
     run.__dict__.update(
-        hosts={"data1": None}, inventory=tmp_path, masker=str, acted=[], failures=[], _stale=set(), _behind={},
+        hosts={"data1": None}, inventory=tmp_path, masker=str, acted=[], failures=[], _stale={},
         _states={"data1": HostState("data1", ())},
         listener=lambda *_: None, trail=None,
     )  # fmt: skip
