@@ -1,10 +1,12 @@
 """The controller is killed (-9) at each journalled step of a roll: resume ends as an undisturbed roll, abort as before.
 
-With one repeat a few steps are taken; with more (`make chaos`), all of them.
+With one repeat an abort is tried at a few steps of each service; with more (`make chaos`), at all of them. A resume is
+tried at all of them in any case, one after the other in one roll of everything.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -27,9 +29,11 @@ frontend = frontend | {"rate_limit": 100000}
 roll = {"canary_seconds": 2, "read_interval": 0.3}
 """
 SERVICES = ("sentinel", "redis", "rabbitmq", "mysql")
+UNITS = {"sentinel": "redis-sentinel", "redis": "redis-cache redis-sessions", "rabbitmq": "rabbitmq-server",
+         "mysql": "mariadb"}  # fmt: skip
 pytestmark = pytest.mark.thorough
-STEPS = range(2, 100) if REPEATS > 1 else (6, 12)
-"""Lines of the journal after which the controller dies; more than a roll of one service has."""
+APART = 1 if REPEATS > 1 else 8
+"""Lines of the journal from one death to the next."""
 
 
 @pytest.fixture
@@ -38,39 +42,48 @@ def changed(tmp_path: Path) -> Iterator[Path]:
         yield copy
 
 
-def limits() -> dict[str, str]:
-    """The limit of open files of each process that was rolled, as the kernel has it."""
-    units = "redis-cache redis-sessions redis-sentinel rabbitmq-server mariadb"
-    script = f"for u in {units}; do grep 'open files' /proc/$(systemctl show -P MainPID $u)/limits; done"
+@pytest.fixture(scope="module")
+def owed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One change for all aborts: after each of them it is owed as before."""
+    with owing(tmp_path_factory.mktemp("aborts"), CHANGE) as copy:
+        yield copy
+
+
+def limits(service: str) -> dict[str, str]:
+    """The limit of open files of each process of a service, as the kernel has it."""
+    script = f"for u in {UNITS[service]}; do grep 'open files' /proc/$(systemctl show -P MainPID $u)/limits; done"
     return {host: on(host, script) for host in ("data1", "data2", "data3")}
 
 
 @pytest.mark.parametrize("service", SERVICES)
-@pytest.mark.parametrize("number", STEPS)
-def test_resume(changed: Path, service: str, number: int) -> None:
-    if not killed_at(changed, number, "--service", service):
-        pytest.skip("the roll has fewer steps")
+def test_abort(owed: Path, service: str) -> None:
+    """Nothing is left of a roll that died at any of its steps; in the end, one that does not die takes all of them."""
+    before = limits(service)
+    for number in itertools.count(2, APART):
+        if not killed_at(owed, number, "--service", service):
+            break
+        code, report = roll(owed, "--abort")
+        assert code == 0, (number, report)
+        assert limits(service) == before, number
+        assert fleet("status", "--wait", "30").returncode == 0, number
+        leftovers()
+    results.note(f"aborts of {service}", deaths=(number - 2) // APART)
+    assert lines(owed)[-1]["event"] == "end"
+    assert number > 2 + APART
+    after = limits(service)
+    assert {host for host in before if after[host] == before[host]} == set()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_resume(changed: Path, service: str) -> None:
+    assert killed_at(changed, 9, "--service", service)
     code, report = roll(changed)
     assert code == 1, "an unfinished roll is not walked over"
     assert "has not ended" in report["errors"][0]["message"]
     code, report = roll(changed, "--resume")
     assert code == 0, report
     assert lines(changed)[-1]["event"] == "end"
-    pending = [step for step in steps(changed) if step["role"] == service]
-    assert pending == []
-    assert fleet("status", "--wait", "30").returncode == 0
-    leftovers()
-
-
-@pytest.mark.parametrize("service", SERVICES)
-@pytest.mark.parametrize("number", STEPS)
-def test_abort(changed: Path, service: str, number: int) -> None:
-    before = limits()
-    if not killed_at(changed, number, "--service", service):
-        pytest.skip("the roll has fewer steps")
-    code, report = roll(changed, "--abort")
-    assert code == 0, report
-    assert limits() == before
+    assert [step for step in steps(changed) if step["role"] == service] == []
     assert fleet("status", "--wait", "30").returncode == 0
     leftovers()
 
