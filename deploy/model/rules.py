@@ -277,9 +277,10 @@ def _monitoring(fleet: Fleet) -> Iterator[Alert]:
         f"{HOST}: Alertmanager goes on with an older configuration ({VALUE})",
     )
     yield Alert(
+        # What fires is handed over again each minute: one that a reload of the other side cost is no loss.
         "AlertsNotSent",
-        "increase(prometheus_notifications_dropped_total[5m]) > 0",
-        60,
+        "increase(prometheus_notifications_dropped_total[2m]) > 0",
+        180,
         "page",
         f"{HOST}: Prometheus could not hand over {VALUE} alerts",
     )

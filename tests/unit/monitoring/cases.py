@@ -153,8 +153,8 @@ CASES: tuple[Case, ...] = (
         "data1: Alertmanager goes on with an older configuration (0)",
     ),
     one(
-        "AlertsNotSent", "prometheus_notifications_dropped_total", "0+1x8000", 7,
-        "data1: Prometheus could not hand over 20 alerts",
+        "AlertsNotSent", "prometheus_notifications_dropped_total", "0+1x8000", "0x112 1+0x8000",
+        "data1: Prometheus could not hand over 8 alerts",
     ),
     one(
         "AlertsNotDelivered", "alertmanager_notifications_failed_total", "0+1x8000", 7,
