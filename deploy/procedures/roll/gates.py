@@ -88,9 +88,14 @@ class Gates:
         reply = remote.run(self.run.hosts[member], script, seconds=60)
         return tuple(self.run.masker(line) for line in reply.stdout if line.strip())
 
-    def leader(self, way: Way, member: str) -> str | None:
-        """Who leads now; None where nobody does or it cannot be told."""
-        return self.view(way, member).leader if way.cluster else None
+    def leader(self, way: Way, member: str, *, wait: bool = False) -> str | None:
+        """Who leads now; None where nobody does or it cannot be told. wait: `before_seconds` for a failover to end."""
+        if not way.cluster:
+            return None
+        until = time.monotonic() + self.settings.before_seconds
+        while (found := self.view(way, member).leader) is None and wait and time.monotonic() < until:
+            time.sleep(self.settings.read_interval)
+        return found
 
     def reasons(self, way: Way, view: View, *, after: bool, declared: bool) -> list[tuple[str, str]]:
         """(gate, why it does not hold), for all that do not."""

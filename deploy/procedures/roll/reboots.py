@@ -268,7 +268,7 @@ class _Reboots(Steps):
         last = self.taken[-1].action
         self.journal.write("failed", action=last.name, why=[one.message() for one in errors])
         untouched = last in {Action.BEFORE, Action.NOTE, Action.HAND_OVER, Action.DRAIN}
-        if need.begun or not (untouched or isinstance(error, refusals.Restless)):
+        if need.begun or not (untouched or isinstance(error, refusals.Untouched)):
             raise FleetErrors([*errors, refusals.not_back(need.host, self.session.path)]) from None
         self._undrain(own)
         self._forget_note(need.host)

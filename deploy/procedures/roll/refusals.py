@@ -154,12 +154,19 @@ def not_complete(path: Path) -> None:
         )  # fmt: skip
 
 
-class Restless(FleetError):
-    """Nothing was changed on the member: it came to lead each time that it was about to be restarted."""
+class Untouched(FleetError):
+    """Right before the step that would have changed the member: nothing was changed on it."""
 
 
-def restless(debt: Debt, way: Way) -> Restless:
-    return Restless(
+def untouched(error: FleetError) -> Untouched:
+    return Untouched(
+        host=error.host, subject=error.subject, found=error.found, expected=error.expected, hint=error.hint
+    )
+
+
+def restless(debt: Debt, way: Way) -> Untouched:
+    """It came to lead each time that it was about to be restarted."""
+    return Untouched(
         host=debt.host, subject=f"{way.name}, before its restart", found="it comes to lead again and again",
         expected="a leader that stays", hint="nothing was changed on it; see why the lead moves: fleet status",
     )  # fmt: skip

@@ -175,8 +175,8 @@ class _Roll(Steps):
         errors = each_of(error)
         last = self.taken[-1].action
         self.journal.write("failed", action=last.name, why=[one.message() for one in errors])
-        if last in UNTOUCHED or isinstance(error, refusals.Restless):
-            if last in {Action.DRAIN, Action.RESTART}:
+        if last in UNTOUCHED or isinstance(error, refusals.Untouched):
+            if last in {Action.DRAIN, Action.INSTALL, Action.RESTART}:
                 self.hands.on_all(way.undrain, f"{way.name}: undrain")
             if debt.begun:
                 # It is still as the dead roll left it, and somebody else is not well: nothing is done to it now.

@@ -9,13 +9,13 @@ from deploy.converge import apt, desired, shell
 from deploy.converge.engine import Run
 from deploy.converge.step import owed
 from deploy.converge.together import together
-from deploy.errors import FleetError
+from deploy.errors import FleetError, FleetErrors, each_of
 from deploy.model.resources import Unit
 from deploy.model.ways import Act, Way
 from deploy.procedures import db
 from deploy.procedures import db_proofs as proofs
 from deploy.procedures.db_members import Members
-from deploy.procedures.roll import notes
+from deploy.procedures.roll import notes, refusals
 from deploy.procedures.roll.gates import MARK, Gates
 from deploy.procedures.roll.order import Action, Debt, Deed
 from deploy.roles.mysql_rolling import SWITCHOVER
@@ -159,7 +159,12 @@ class Hands:
         self.run.do(host, f"{way.name}: earlier files", script)
 
     def stays(self, way: Way, host: str, out: bool) -> None:
-        """Raises Moved if it has come to lead."""
+        """Nothing, if it does not lead.
+
+        Raises:
+            Moved: it has come to lead.
+            Untouched: it cannot be told who leads, and the service does not become well.
+        """
         if way.cluster and way.moves and LEADS not in self.gates.skip and self._leads(way, host, out):
             raise Moved
 
@@ -174,12 +179,17 @@ class Hands:
     def _leads(self, way: Way, host: str, out: bool) -> bool:
         """Whether it leads, asked once more: a failover in between may have made it the leader.
 
-        out: the member is not well itself, so nothing can be waited for.
+        out: the member is not well itself, so that the service cannot be; a failover is waited for all the same.
         """
-        leader = self.gates.leader(way, host)
-        if leader is None and not out:
-            self.gates.hold(way, host)
+        if out:
+            return self.gates.leader(way, host, wait=True) == host
+        try:
             leader = self.gates.leader(way, host)
+            if leader is None:
+                self.gates.hold(way, host)
+                leader = self.gates.leader(way, host)
+        except (FleetError, FleetErrors) as error:
+            raise refusals.untouched(each_of(error)[0]) from None
         return leader == host
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -119,3 +120,14 @@ def test_a_gate_is_asked_at_its_time_and_can_be_left_out() -> None:
     left_out = asked(list("..."))
     left_out.skip = frozenset({"later"})
     left_out.hold(WAY, "data1", after=True, declared=False)
+
+
+def test_who_leads_is_waited_for_where_a_failover_is_under_way(clock: Clock) -> None:
+    """And for no longer than a failover takes; who only asks is told at once."""
+    leads = replace(WAY, cluster="redis-cache")
+    assert asked(list("???o")).leader(leads, "data1", wait=True) == "data3"
+    assert asked(list("?o")).leader(leads, "data1") is None
+    clock.now = 0.0
+    assert asked(list("?" * 30)).leader(leads, "data1", wait=True) is None
+    assert 10 <= clock.now <= 11
+    assert asked([]).leader(WAY, "data1", wait=True) is None, "there is nothing to lead"

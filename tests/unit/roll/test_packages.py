@@ -153,7 +153,7 @@ def test_one_that_was_stopped_for_its_packages_is_started_again_whoever_leads() 
     assert done[-1].startswith("may it\n")
     made.take(deed(Action.INSTALL, "mariadb=2"), DEBT, WAY)
     assert "systemctl stop -- m.service" in done[-1]
-    made.gates.leader = lambda way, host: "data1"  # type: ignore[assignment, method-assign]
+    made.gates.leader = lambda way, member, *, wait=False: "data1"  # type: ignore[method-assign]
     made.take(deed(Action.RESTART, "m.service"), DEBT, WAY)
     assert "systemctl restart -- m.service" in done[-1]
     with pytest.raises(Moved):

@@ -15,7 +15,7 @@ from deploy.model.fleet import Live
 from deploy.model.resources import StepClass, Unit
 from deploy.model.ways import Act, Way
 from deploy.procedures import db
-from deploy.procedures.roll import journal, mending, notes
+from deploy.procedures.roll import journal, mending, notes, refusals
 from deploy.procedures.roll import run as module
 from deploy.procedures.roll.order import Action, Debt, Deed
 from deploy.procedures.roll.run import Options
@@ -173,6 +173,25 @@ def test_nobody_is_restarted_who_came_to_lead_a_moment_ago(world: World) -> None
     assert found.how == "done"
     assert world.restarts() == ["data1", "data3", "data2"]
     assert [one.host for one in found.steps if one.action is Action.HAND_OVER] == ["data2"]
+
+
+@pytest.mark.parametrize("touched", [False, True], ids=["before", "at"])
+def test_only_a_member_that_was_touched_goes_back(world: World, touched: bool) -> None:
+    """Right before its restart it could not be told who leads; the twin: the restart itself fails."""
+
+    def on(deed: Deed, _: World) -> None:
+        if deed.action is Action.RESTART and deed not in world.taken:
+            error = FleetError(host=deed.host, subject="gate", found="two primaries", expected="one")
+            world.on = lambda *_: None
+            raise error if touched else refusals.untouched(error)
+
+    world.on = on
+    found = module.roll(world.session, Options())
+    assert found.how == "stopped"
+    assert "two primaries" in found.errors[0].message()
+    assert (Action.BACK in {one.action for one in found.steps}) == touched
+    assert world.restarts() == (["data2"] if touched else [])
+    assert "redis-cache: undrain" in world.cleaned or touched
 
 
 def test_a_lead_that_never_rests_ends_the_roll(world: World) -> None:

@@ -12,6 +12,7 @@ from deploy.model.fleet import Live
 from deploy.model.observed import Answer, Snapshot
 from deploy.model.ways import Act, Way
 from deploy.procedures.roll.order import Action, Debt, Deed
+from deploy.procedures.roll.refusals import Untouched
 from deploy.procedures.roll.taking import Hands, Moved, broken_off
 from tests.unit.roll.fleets import DATA, FACTS, FLEET, address
 
@@ -32,14 +33,21 @@ class World:
     def __init__(self, leader: str | None, skip: frozenset[str] = frozenset(), fails: str = "") -> None:
         self.done: list[tuple[str, str]] = []
         self.held = 0
+        self.waited: list[bool] = []
         self.leader, self.fails = leader, fails
-        gates: Any = SimpleNamespace(skip=skip, leader=lambda way, host: self.leader, hold=self.hold)
+        gates: Any = SimpleNamespace(skip=skip, leader=self.who, hold=self.hold)
         run: Any = SimpleNamespace(do=self.do, look_all=self.look, live=Live({"redis-cache": leader or ""}))
         self.run = run
         self.hands = Hands(run, gates, "r1")
 
+    def who(self, _: Way, __: str, *, wait: bool = False) -> str | None:
+        self.waited.append(wait)
+        return self.leader
+
     def hold(self, *_: Any, **__: Any) -> None:
         self.held += 1
+        if self.fails == "hold":
+            raise FleetError(host="data1", subject="redis-cache", found="two primaries", expected="one")
 
     def look(self) -> None:
         self.run.live = Live({"redis-cache": self.leader or ""})
@@ -73,10 +81,17 @@ def test_while_nobody_leads_nobody_is_restarted() -> None:
     assert world.held == 1, "it is waited for"
 
 
-def test_a_member_that_is_out_itself_is_not_waited_for() -> None:
+def test_where_it_cannot_be_told_who_leads_nothing_is_changed() -> None:
+    world = World(None, fails="hold")
+    with pytest.raises(Untouched, match="found two primaries"):
+        world.hands.take(RESTART, DEBT, WAY)
+    assert world.done == []
+
+
+def test_for_a_member_that_is_out_itself_only_a_failover_is_waited_for() -> None:
     world = World(None)
     world.hands.take(RESTART, DEBT, WAY, back=True)
-    assert world.held == 0
+    assert (world.held, world.waited) == (0, [True])
     assert len(world.done) == 1
 
 
