@@ -46,8 +46,6 @@ class Growing:
         text = (self.folder / "lab.toml").read_text()
         more = "".join(f'{name} = "10.78.0.{n}"\n' for n, name in enumerate((SECOND, THIRD, FOURTH), 12))
         (self.folder / "lab.toml").write_text(text + more)
-        with (self.folder / "group_data/all.py").open("a") as settings:
-            settings.write(WAIVED)
         self.spec = LabSpec.load(self.folder)
         self.taken: set[str] = set()
         self.written: dict[str, set[str]] = {"sessions": set(), "messages": set(), "rows": set()}
@@ -86,9 +84,24 @@ class Growing:
         return self.on(host, f"{client(the_fleet().hosts[0], 'sentinel')} SENTINEL {' '.join(words)}")
 
     @contextmanager
-    def writing(self, stage: str) -> Iterator[None]:
-        """Writers on the first host, through its own proxy, while the block runs. Their queue has no consumer then."""
+    def without_worker(self) -> Iterator[None]:
+        """Nobody takes what is written meanwhile, and no apply starts who would."""
+        settings = self.folder / "group_data/all.py"
+        text = settings.read_text()
+        settings.write_text(text + WAIVED)
         self.on(FIRST, f"systemctl stop {WORKER}")
+        yield
+        settings.write_text(text)
+        self.on(FIRST, f"systemctl start {WORKER}")
+        eventually("nobody is alarmed", self._calm, 180)
+
+    def _calm(self) -> bool:
+        alerts = json.loads(self.on(FIRST, f"curl -sf -m 10 --noproxy '*' {ALERTS}"))["data"]["alerts"]
+        return [one["labels"]["alertname"] for one in alerts if one["state"] == "firing"] == ["Watchdog"]
+
+    @contextmanager
+    def writing(self, stage: str) -> Iterator[None]:
+        """Writers on the first host, through its own proxy, while the block runs."""
         pid = inside.pid(self.spec, FIRST)
         assert pid is not None
         secret = inventory.open_keys(self.folder).secret
@@ -115,12 +128,6 @@ class Growing:
             eventually(f"sessions on {host}", partial(self._has_sessions, host), 30)
         self.taken |= set(taken_out(partial(self.on, FIRST), QUEUE))
         assert self.written["messages"] <= self.taken
-        self.on(FIRST, f"systemctl start {WORKER}")
-        eventually("nobody is alarmed", self._calm, 120)
-
-    def _calm(self) -> bool:
-        alerts = json.loads(self.on(FIRST, f"curl -sf -m 10 --noproxy '*' {ALERTS}"))["data"]["alerts"]
-        return [one["labels"]["alertname"] for one in alerts if one["state"] == "firing"] == ["Watchdog"]
 
     def _has_sessions(self, host: str) -> bool:
         found = set(self.redis(host, "--scan", "--pattern", "'session:*'"))
@@ -152,8 +159,10 @@ def test_everything_on_one_host(growing: Growing) -> None:
     growing.fleet("plan")
     growing.fleet("verify")
     growing.sql(FIRST, f"CREATE TABLE {TABLE} (n INT AUTO_INCREMENT PRIMARY KEY, id VARCHAR(80))")
-    with growing.writing("alone"):
-        time.sleep(3)
+    with growing.without_worker():
+        with growing.writing("alone"):
+            time.sleep(3)
+        growing.all_there(FIRST)
 
 
 STAGES = {
@@ -168,15 +177,16 @@ STAGES = {
 def test_to(growing: Growing, stage: str) -> None:
     names = STAGES[stage]
     growing.members(*names)
-    with growing.writing(stage.replace(" ", "-")):
-        growing.fleet("apply")
+    with growing.without_worker():
+        with growing.writing(stage.replace(" ", "-")):
+            growing.fleet("apply")
+        growing.all_there(*names)
     growing.fleet("plan")
     standing = growing.standing()
     for cluster in ("redis-cache", "redis-sessions", "rabbitmq", "mysql"):
         assert [host for host, _ in standing[cluster]] == list(names), cluster
         # Whoever led goes on leading.
         assert (FIRST, "primary") in standing[cluster] or cluster == "rabbitmq"
-    growing.all_there(*names)
     growing.fleet("verify")
 
 
