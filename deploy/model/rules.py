@@ -59,6 +59,8 @@ HOST = "{{ $labels.host }}"
 VALUE = "{{ $value | humanize }}"
 PERCENT = "{{ $value | humanizePercentage }}"
 LASTS = "{{ $value | humanizeDuration }}"
+NOTES_OLD = 300
+"""Seconds: an age that notes of a host have only where something is wrong."""
 
 
 def records(fleet: Fleet) -> tuple[Record, ...]:
@@ -229,7 +231,11 @@ def _project(fleet: Fleet) -> Iterator[Alert]:
         "ApplyFailed", "fleet_apply_ok == 0", 900, "warning", f"{HOST}: the last apply did not succeed ({VALUE})"
     )
     yield Alert(
-        "NotesOld", "time() - fleet_notes_time_seconds > 300", 120, "warning", f"{HOST}: its notes are {LASTS} old"
+        "NotesOld",
+        f"time() - fleet_notes_time_seconds > {NOTES_OLD}",
+        120,
+        "warning",
+        f"{HOST}: its notes are {LASTS} old",
     )
     yield Alert(
         "LogsMissing", "fleet_logs_age_seconds > 2700", 300, "warning",

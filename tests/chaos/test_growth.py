@@ -90,9 +90,11 @@ class Growing:
         text = settings.read_text()
         settings.write_text(text + WAIVED)
         self.on(FIRST, f"systemctl stop {WORKER}")
-        yield
-        settings.write_text(text)
-        self.on(FIRST, f"systemctl start {WORKER}")
+        try:
+            yield
+        finally:
+            settings.write_text(text)
+            self.on(FIRST, f"systemctl start {WORKER}")
         eventually("nobody is alarmed", self._calm, 180)
 
     def _calm(self) -> bool:

@@ -18,7 +18,7 @@ from deploy.procedures.roll.journal import path_of
 from tests.chaos import results
 from tests.chaos.failover import arrived, database, fresh_table, load, sql, the_fleet, visiting
 from tests.chaos.load import TABLE
-from tests.chaos.rolling import killed_at, killed_at_its_second_step, lines, owing, roll, started
+from tests.chaos.rolling import UNITS, killed_at, killed_at_its_second_step, lines, owing, roll, started
 from tests.chaos.support import REPEATS, fleet, on
 from tests.chaos.test_redis_failover import missing
 from tests.chaos.watching import watching
@@ -29,8 +29,6 @@ frontend = frontend | {"rate_limit": 100000}
 roll = {"canary_seconds": 2, "read_interval": 0.3}
 """
 SERVICES = ("sentinel", "redis", "rabbitmq", "mysql")
-UNITS = {"sentinel": "redis-sentinel", "redis": "redis-cache redis-sessions", "rabbitmq": "rabbitmq-server",
-         "mysql": "mariadb"}  # fmt: skip
 pytestmark = pytest.mark.thorough
 APART = 1 if REPEATS > 1 else 8
 """Lines of the journal from one death to the next."""
@@ -51,7 +49,9 @@ def owed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def limits(service: str) -> dict[str, str]:
     """The limit of open files of each process of a service, as the kernel has it."""
-    script = f"for u in {UNITS[service]}; do grep 'open files' /proc/$(systemctl show -P MainPID $u)/limits; done"
+    script = (
+        f"for u in {' '.join(UNITS[service])}; do grep 'open files' /proc/$(systemctl show -P MainPID $u)/limits; done"
+    )
     return {host: on(host, script) for host in ("data1", "data2", "data3")}
 
 

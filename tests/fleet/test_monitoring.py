@@ -174,8 +174,8 @@ def test_no_secret_is_in_a_figure(host: Host, spec: HostSpec) -> None:
 def test_notes_are_written(host: Host, spec: HostSpec) -> None:
     text = host.file("/var/lib/prometheus/node-exporter/fleet.prom").content_string
     values = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line[0] != "#"}
-    # As the alert NotesOld has it: they are what a busy host does last.
-    assert float(host.check_output("date +%s")) - values["fleet_notes_time_seconds"] < 300
+    # They are what a busy host does last.
+    assert float(host.check_output("date +%s")) - values["fleet_notes_time_seconds"] < rules.NOTES_OLD
     assert values["fleet_files_drifted"] == 0
     for service in spec.services:
         if service.identity:

@@ -265,10 +265,7 @@ class _Reboots(Steps):
     def _stop(self, error: FleetError | FleetErrors, need: Need, own: Sequence[Way]) -> Rolled:
         """Before its boot a host is as it was. After it there is no way back, and the note stays."""
         errors = each_of(error)
-        last = self.taken[-1].action
-        self.journal.write("failed", action=last.name, why=[one.message() for one in errors])
-        untouched = last in {Action.BEFORE, Action.NOTE, Action.HAND_OVER, Action.DRAIN}
-        if need.begun or not (untouched or isinstance(error, refusals.Untouched)):
+        if not self._left_untouched(error) or need.begun:
             raise FleetErrors([*errors, refusals.not_back(need.host, self.session.path)]) from None
         self._undrain(own)
         self._forget_note(need.host)

@@ -154,19 +154,14 @@ def not_complete(path: Path) -> None:
         )  # fmt: skip
 
 
-class Untouched(FleetError):
+class Untouched(FleetErrors):
     """Right before the step that would have changed the member: nothing was changed on it."""
-
-
-def untouched(error: FleetError) -> Untouched:
-    return Untouched(
-        host=error.host, subject=error.subject, found=error.found, expected=error.expected, hint=error.hint
-    )
 
 
 def restless(debt: Debt, way: Way) -> Untouched:
     """It came to lead each time that it was about to be restarted."""
-    return Untouched(
+    why = FleetError(
         host=debt.host, subject=f"{way.name}, before its restart", found="it comes to lead again and again",
         expected="a leader that stays", hint="nothing was changed on it; see why the lead moves: fleet status",
     )  # fmt: skip
+    return Untouched([why])

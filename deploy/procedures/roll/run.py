@@ -19,9 +19,6 @@ from deploy.procedures.session import Session
 
 __all__ = ["Options", "Rolled", "abort", "dry", "resume", "roll"]
 
-UNTOUCHED = frozenset({Action.FETCH, Action.BEFORE, Action.NOTE, Action.HAND_OVER, Action.DRAIN})
-"""Steps that change nothing on a member that would have to go back."""
-
 
 def dry(session: Session, options: Options) -> list[Deed]:
     """The steps that `roll` would take now.
@@ -174,8 +171,7 @@ class _Roll(Steps):
         """Nothing was changed on the member yet: leave it as it was. Else: back to what it had loaded before."""
         errors = each_of(error)
         last = self.taken[-1].action
-        self.journal.write("failed", action=last.name, why=[one.message() for one in errors])
-        if last in UNTOUCHED or isinstance(error, refusals.Untouched):
+        if self._left_untouched(error):
             if last in {Action.DRAIN, Action.INSTALL, Action.RESTART}:
                 self.hands.on_all(way.undrain, f"{way.name}: undrain")
             if debt.begun:
@@ -236,7 +232,7 @@ class _Roll(Steps):
             except Moved:
                 moves += 1
                 if moves > MOVES:
-                    raise FleetErrors([refusals.restless(debt, way), refusals.on_its_way_back(debt)]) from None
+                    raise FleetErrors([*refusals.restless(debt, way).errors, refusals.on_its_way_back(debt)]) from None
                 self._look()
                 continue
             self.noted -= {(debt.host, debt.way)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from deploy.errors import FleetError, FleetErrors
+from deploy.errors import FleetError, FleetErrors, each_of
 from deploy.model.fleet import Live
 from deploy.model.settings import Roll
 from deploy.model.ways import Way
@@ -23,6 +23,9 @@ SHOWN = frozenset(
     {Action.HAND_OVER, Action.DRAIN, Action.INSTALL, Action.BACK, Action.RESTART, Action.REBOOT, Action.WATCH}
 )
 """What other controllers can read on the host itself."""
+
+UNTOUCHED = frozenset({Action.FETCH, Action.BEFORE, Action.NOTE, Action.HAND_OVER, Action.DRAIN})
+"""Steps that change nothing on a member that would have to go back."""
 
 Say = Callable[[str], None]
 """Told each step before it is taken, and what is noticed on the way."""
@@ -101,6 +104,12 @@ class Steps:
         self.say(deed.words())
         if deed.action in SHOWN:
             notes.tell(self.run, deed.host, deed.words(), self.journal.who)
+
+    def _left_untouched(self, error: FleetError | FleetErrors) -> bool:
+        """Write down what failed at the last step; whether the member is as it was."""
+        last = self.taken[-1].action
+        self.journal.write("failed", action=last.name, why=[one.message() for one in each_of(error)])
+        return last in UNTOUCHED or isinstance(error, refusals.Untouched)
 
     def _noticed(self, words: str) -> None:
         self.journal.write("noticed", words=words)

@@ -189,7 +189,7 @@ class Hands:
                 self.gates.hold(way, host)
                 leader = self.gates.leader(way, host)
         except (FleetError, FleetErrors) as error:
-            raise refusals.untouched(each_of(error)[0]) from None
+            raise refusals.Untouched(each_of(error)) from None
         return leader == host
 
 

@@ -183,7 +183,7 @@ def test_only_a_member_that_was_touched_goes_back(world: World, touched: bool) -
         if deed.action is Action.RESTART and deed not in world.taken:
             error = FleetError(host=deed.host, subject="gate", found="two primaries", expected="one")
             world.on = lambda *_: None
-            raise error if touched else refusals.untouched(error)
+            raise error if touched else refusals.Untouched([error])
 
     world.on = on
     found = module.roll(world.session, Options())
