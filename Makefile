@@ -21,7 +21,7 @@ lint: venv  ## ruff, mypy --strict, shellcheck, php -l
 	@scripts/lint
 
 unit: venv  ## the fast tests: no host
-	@$(PY) -m pytest -q tests/unit
+	@scripts/unit
 
 chaos: venv  ## every fault, three times or more, on a booted and deployed lab, for the figures (hours)
 	@FLEET_CHAOS_REPEATS=3 $(PY) -m pytest -q tests/chaos

@@ -170,10 +170,12 @@ def _hosts(fleet: Fleet) -> Iterator[Alert]:
         "warning",
         f"{HOST}: {{{{ $labels.name }}}} has failed",
     )
+    # The sender of the journal starts anew for as long as nobody takes what it sends: LogsMissing says so.
+    started = 'node_systemd_unit_start_time_seconds{name!="systemd-journal-upload.service"}[15m]'
     yield Alert(
         "UnitRestarts",
-        # The sender of the journal starts anew for as long as nobody takes what it sends: LogsMissing says so.
-        'changes(node_systemd_unit_start_time_seconds{name!="systemd-journal-upload.service"}[15m]) > 3',
+        # A unit that stands still has started at 0: a stop that a scrape saw is a change as well, but no start.
+        f"changes({started}) - resets({started}) > 3",
         0,
         "warning",
         f"{HOST}: {{{{ $labels.name }}}} was started {VALUE} times in a quarter of an hour",
