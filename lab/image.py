@@ -164,6 +164,8 @@ def _build(suite: str, temp: Path, log: Path) -> None:
     argv = [
         # The build must not outlive the controller, however that ends.
         *("setpriv", "--pdeathsig", "TERM"),
+        # A killed one leaves its own files, too: where `sweep` finds them.
+        *("env", f"TMPDIR={folder}"),
         *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"),
         f"--include={','.join(PACKAGES)}",
         f"--aptopt={folder / 'fetch.conf'}",

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -342,6 +343,7 @@ def test_up_goes_on_after_up_was_killed(small_lab: LabSpec) -> None:
 def test_a_killed_image_build_leaves_nothing(small_lab: LabSpec, tmp_path: Path) -> None:
     folder = str(Path(small_lab.source).parent)
     environ = {**os.environ, "FLEET_LAB_CACHE": str(tmp_path)}
+    before = set(Path(tempfile.gettempdir()).glob("mmdebstrap.*"))
     process = subprocess.Popen([sys.executable, "-m", "lab.cli", "up", "-i", folder], cwd=REPOSITORY, env=environ)
     end = time.monotonic() + 60
     while not list(tmp_path.glob("images/.*/root/usr/bin/dpkg")) and time.monotonic() < end:
@@ -354,4 +356,5 @@ def test_a_killed_image_build_leaves_nothing(small_lab: LabSpec, tmp_path: Path)
         down(small_lab)
     assert traces(small_lab) == []
     assert not list(tmp_path.glob("images/.*"))
+    assert set(Path(tempfile.gettempdir()).glob("mmdebstrap.*")) <= before
     assert str(tmp_path) not in subprocess.run(["ps", "axww"], capture_output=True, text=True, check=True).stdout

@@ -7,6 +7,7 @@ health, certificates and flows.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -112,3 +113,4 @@ def _close() -> Iterator[None]:
     for name in loaded()[0]:
         command = ["ssh", "-F", str(ssh_config()), "-O", "exit", name]
         testinfra.get_host("local://").run(" ".join(command) + " 2>/dev/null")
+    shutil.rmtree(ssh_config().parent)
