@@ -71,17 +71,26 @@ class Act:
     seconds: int = 120
 
 
+@dataclass(frozen=True)
+class Heir:
+    """How one member comes to be the one that gets the lead: acts before it is handed over, and others afterwards."""
+
+    prefer: tuple[Act, ...]
+    forget: tuple[Act, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Way:
     """How one member of a service is rolled.
 
     `units`: restarted together, in this order, those that are owed it. `cluster`: whoever leads it comes last, and only
     after the lead was handed over. `hand_over`: acts, one after another, of which a failing one is followed by `undo`;
-    or the name of a procedure of several hosts, in `handed_over_by`. `drain`: stages, each on all its hosts at once;
-    may be done twice. `undrain`: on all its hosts at once; also where a drain failed. `restart`: unit -> shell, where
-    systemd's own restart is not the way. `after_back`: shell after earlier files were brought back. `finish`: once, on
-    the last member, when all of them are done. `witnesses`: services whose members are looked at as well. `graceful`:
-    nothing is out while it is done.
+    or the name of a procedure of several hosts, in `handed_over_by`. `heirs`: host -> how it comes to be the one that
+    gets the lead, as far as that can be chosen. `never_leads`: no lead is to be handed to this member. `drain`: stages,
+    each on all its hosts at once; may be done twice. `undrain`: on all its hosts at once; also where a drain failed.
+    `restart`: unit -> shell, where systemd's own restart is not the way. `after_back`: shell after earlier files were
+    brought back. `finish`: once, on the last member, when all of them are done. `witnesses`: services whose members are
+    looked at as well. `graceful`: nothing is out while it is done.
 
     `source`: the Debian source package that the units run from. `may_install`: shell that refuses a change of its
     version before anything is touched. `installed`: shell as for `finish`, where versions were changed.
@@ -98,6 +107,8 @@ class Way:
     hand_over: tuple[Act, ...] = ()
     undo: tuple[Act, ...] = ()
     handed_over_by: str = ""
+    heirs: Mapping[str, Heir] = field(default_factory=dict)
+    never_leads: bool = False
     restart: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     may_install: str = ""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deploy.model.fleet import Context
+from deploy.model.fleet import Context, HostSpec
 from deploy.model.observed import Answer
-from deploy.model.ways import Act, Gate, View, Way
+from deploy.model.ways import Act, Gate, Heir, View, Way
 from deploy.roles import gates
+from deploy.roles.redis_cli import client
 from deploy.roles.redis_members import SENTINEL_QUERY, cluster_of, standings
 
 SOURCE = "redis"
@@ -16,6 +17,9 @@ PAUSE_SECONDS = 15
 """A primary that hands over takes no writes for so long at most; then it goes on by itself."""
 BEHIND = 1 << 20
 """Bytes that a replica may be behind, seen by two questions a moment apart, to count as in step."""
+
+PREFERRED = 1
+"""The priority of a replica that is to get the lead; 0 would be never."""
 
 _NOTHING = Answer({}, "was not asked")
 
@@ -36,6 +40,7 @@ def way(ctx: Context, instance: str, port: int, redis_cli: str, sentinel_cli: st
         ),
         hand_over=_hand_over(ctx, instance, port, redis_cli, sentinel_cli),
         undo=(Act(ctx.host.name, f"{redis_cli} -e CLIENT UNPAUSE >/dev/null"),),
+        heirs=_heirs(ctx, instance), never_leads=_priority(ctx.host) == 0,
     )  # fmt: skip
 
 
@@ -117,6 +122,41 @@ now"""
 {redis_cli} -e CLIENT UNPAUSE >/dev/null
 echo "follows $SAID\""""
     return Act(ctx.host.name, pause, 20), Act(decides, move, 20), Act(ctx.host.name, follow, 20)
+
+
+def _priority(host: HostSpec) -> int:
+    return host.settings.redis.replica_priority
+
+
+def _heirs(ctx: Context, instance: str) -> dict[str, Heir]:
+    """Sentinel takes the replica of the lowest priority, and reads them all each ten seconds."""
+    decides = next((host.name for host in ctx.fleet.members("sentinel")), "")
+    return {
+        host.name: Heir(
+            (_ranked(host, instance, PREFERRED), Act(decides, _known(ctx.fleet.host(decides), host, instance), 60)),
+            (_ranked(host, instance, _priority(host)),),
+        )
+        for host in ctx.fleet.members("redis")
+        if decides and host.name != ctx.host.name and _priority(host) != 0
+    }
+
+
+def _ranked(host: HostSpec, instance: str, priority: int) -> Act:
+    return Act(host.name, f"{client(host, instance)} -e CONFIG SET replica-priority {priority} >/dev/null", 20)
+
+
+def _known(decides: HostSpec, heir: HostSpec, instance: str) -> str:
+    """Wait until the sentinel has read it; should that take too long, whoever it takes gets the lead."""
+    return f"""\
+n=0
+until {client(decides, "sentinel")} -e SENTINEL REPLICAS {instance} | awk -v heir={heir.address} '
+  $0 == "ip" {{ getline; here = $0 == heir }}
+  $0 == "slave-priority" {{ getline; if (here && $0 == {PREFERRED}) known = 1 }}
+  END {{ exit !known }}'; do
+  n=$((n + 1))
+  [ $n -lt 50 ] || break
+  sleep 0.25
+done"""
 
 
 def sentinel_way(unit: str, instances: tuple[str, ...]) -> Way:

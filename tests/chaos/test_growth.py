@@ -91,7 +91,7 @@ class Growing:
 
     @contextmanager
     def without_worker(self) -> Iterator[None]:
-        """It is away while the block runs; afterwards nobody is alarmed. Three starts in a quarter of an hour may be."""
+        """It is away while the block runs, and afterwards nobody is alarmed: three starts are no alarm."""
         self.worker_stops()
         try:
             yield

@@ -19,7 +19,10 @@ from tests.chaos.test_redis_failover import missing
 from tests.chaos.watching import watching
 
 DATA = ("data1", "data2", "data3")
-QUICK = 'roll = {"canary_seconds": 5, "read_interval": 0.5, "after_seconds": 60}\n'
+QUICK = """
+frontend = frontend | {"rate_limit": 100000}
+roll = {"canary_seconds": 5, "read_interval": 0.5, "after_seconds": 60}
+"""
 
 
 def installed(package: str = "redis-server") -> set[str]:

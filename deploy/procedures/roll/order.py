@@ -53,17 +53,22 @@ class Debt:
 
 @dataclass(frozen=True)
 class Deed:
-    """One step. No host: it concerns the whole fleet. `units`: those concerned, or SOURCE=VERSION to be installed."""
+    """One step. No host: it concerns the whole fleet. `units`: those concerned, or SOURCE=VERSION to be installed.
+
+    `to`: who is to get a lead that is handed over; empty: whoever the service takes.
+    """
 
     action: Action
     host: str = ""
     way: str = ""
     units: tuple[str, ...] = ()
+    to: str = ""
 
     def words(self) -> str:
         where = f"{self.host}: {self.way}: " if self.host else ""
         units = f" {' '.join(self.units)}" if self.units else ""
-        return f"{where}{self.action.value}{units}"
+        to = f" to {self.to}" if self.to else ""
+        return f"{where}{self.action.value}{to}{units}"
 
 
 Ways = Mapping[str, tuple[Way, ...]]

@@ -109,8 +109,29 @@ def lonely(fleet: Fleet, host: str, own: Iterable[Way]) -> list[str]:
     return [name for name in services if [one.name for one in fleet.members(name)] == [host]]
 
 
-def deeds(need: Need, own: Sequence[Way], leading: Mapping[str, str], *, canary: bool) -> list[Deed]:
-    """The steps for one host."""
+def handed_over(order: Sequence[Need], ways: Ways, leading: Mapping[str, str]) -> dict[str, str]:
+    """Cluster -> who leads it once the first of these hosts has handed over what it leads.
+
+    One that is not booted any more gets it, else the one that is booted last: so that a lead moves twice at most, and
+    it is known beforehand where it is.
+    """
+    after = dict(leading)
+    host, later = order[0].host, [need.host for need in order[1:]]
+    for way in leads(ways[host], host, leading) if not order[0].booted else ():
+        able = [
+            name for name, own in ways.items()
+            if name != host and any(one.cluster == way.cluster and not one.never_leads for one in own)
+        ]  # fmt: skip
+        stays = sorted((name for name in able if name not in later), key=list(after.values()).count)
+        if way.moves:
+            after[way.cluster] = next(iter([*stays, *(name for name in reversed(later) if name in able)]), "")
+    return after
+
+
+def deeds(
+    need: Need, own: Sequence[Way], leading: Mapping[str, str], after: Mapping[str, str], *, canary: bool
+) -> list[Deed]:
+    """The steps for one host. after: who leads once it has handed over what it leads."""
 
     def each(action: Action, ways: Iterable[Way]) -> list[Deed]:
         return [Deed(action, need.host, way.name) for way in ways]
@@ -119,7 +140,8 @@ def deeds(need: Need, own: Sequence[Way], leading: Mapping[str, str], *, canary:
     if not need.booted:
         found += each(Action.BEFORE, own)
         found.append(Deed(Action.NOTE, need.host, REBOOT))
-        found += each(Action.HAND_OVER, [way for way in leads(own, need.host, leading) if way.moves])
+        moved = [way for way in leads(own, need.host, leading) if way.moves]
+        found += [Deed(Action.HAND_OVER, need.host, way.name, to=after.get(way.cluster, "")) for way in moved]
         found += each(Action.DRAIN, [way for way in own if way.drain])
         found.append(Deed(Action.REBOOT, need.host, REBOOT))
     found.append(Deed(Action.RETURN, need.host, REBOOT))
@@ -132,11 +154,13 @@ def deeds(need: Need, own: Sequence[Way], leading: Mapping[str, str], *, canary:
 
 def whole(found: Iterable[Need], ways: Ways, leading: Mapping[str, str], canary: str = "") -> list[Deed]:
     """All steps, if who leads stays as it is but for what the roll itself hands over."""
+    steps: list[Deed] = []
     order = ordered(found, ways, leading, canary)
-    steps = [Deed(Action.LOCK)] if order else []
-    for number, need in enumerate(order):
-        steps += deeds(need, ways[need.host], leading, canary=number == 0)
-    return [*steps, Deed(Action.FORGET), Deed(Action.UNLOCK)] if order else []
+    while order:
+        after = handed_over(order, ways, leading)
+        steps += deeds(order[0], ways[order[0].host], leading, after, canary=not steps)
+        order, leading = ordered(order[1:], ways, after, canary), after
+    return [Deed(Action.LOCK), *steps, Deed(Action.FORGET), Deed(Action.UNLOCK)] if steps else []
 
 
 def left(path: Path, found: notes.Left) -> bool:
@@ -226,7 +250,8 @@ class _Reboots(Steps):
             if alone := lonely(self.run.fleet, need.host, own):
                 self._noticed(f"nobody else has {', '.join(alone)}: away while {need.host} boots")
             try:
-                for deed in deeds(need, own, leading, canary=not self.done):
+                after = handed_over(order, ways, leading)
+                for deed in deeds(need, own, leading, after, canary=not self.done):
                     self._one(deed, need, own)
             except Moved:
                 moves += 1
@@ -256,7 +281,7 @@ class _Reboots(Steps):
         for need in needs(self.session, ()):
             if need.begun:
                 own = ways[need.host]
-                for deed in deeds(need, own, {}, canary=False):
+                for deed in deeds(need, own, {}, {}, canary=False):
                     if deed.action in {Action.RETURN, Action.AFTER, Action.UNDRAIN, Action.SETTLE}:
                         self._one(deed, need, own)
         self._end("aborted")

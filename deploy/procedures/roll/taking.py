@@ -11,7 +11,7 @@ from deploy.converge.step import owed
 from deploy.converge.together import together
 from deploy.errors import FleetError, FleetErrors, each_of
 from deploy.model.resources import Unit
-from deploy.model.ways import Act, Way
+from deploy.model.ways import Act, Heir, Way
 from deploy.procedures import db
 from deploy.procedures import db_proofs as proofs
 from deploy.procedures.db_members import Members
@@ -73,7 +73,7 @@ class Hands:
             case Action.NOTE:
                 notes.note(self.run, host, way.name, self.roll, self.who)
             case Action.HAND_OVER:
-                self.hand_over(way, host)
+                self.hand_over(way, host, deed.to)
             case Action.DRAIN:
                 for stage in way.drain:
                     self.on_all(stage, f"{way.name}: drain")
@@ -124,8 +124,8 @@ class Hands:
         by_host = {act.host: act for act in acts}
         together(by_host, lambda name: self.run.do(name, key, by_host[name].script, by_host[name].seconds))
 
-    def hand_over(self, way: Way, host: str) -> None:
-        """Make another member lead, and see that it does.
+    def hand_over(self, way: Way, host: str, to: str = "") -> None:
+        """Make another member lead, this one where the service lets itself be told, and see that it does.
 
         Raises:
             FleetError: it did not come about; the member leads on, as before.
@@ -133,18 +133,20 @@ class Hands:
         if way.handed_over_by == SWITCHOVER:
             for one in self.run.fleet.members(way.service):
                 self.run.look(one.name)
-            for words in db.move(Members.looked_at(self.run), None).notes:
+            for words in db.move(Members.looked_at(self.run), to or None).notes:
                 self.say(words)
         else:
-            said = ""
+            said, heir = "", way.heirs.get(to, Heir((), ()))
             try:
-                for act in way.hand_over:
+                for act in (*heir.prefer, *way.hand_over):
                     said = self.run.do(
                         act.host, f"{way.name}: hand over the lead", f"SAID='{said}'\n{act.script}", act.seconds
                     )
             except FleetError:
                 self.on_all(way.undo, f"{way.name}: undo")
                 raise
+            finally:
+                self.on_all(heir.forget, f"{way.name}: no heir any more")
         self.run.look_all()
         if self.run.live.leaders.get(way.cluster) == host:
             raise FleetError(

@@ -81,7 +81,8 @@ CASES: tuple[Case, ...] = (
         state="failed",
     ),
     one(
-        "UnitRestarts", "node_systemd_unit_start_time_seconds", "1x50 2x5 3x5 4x5 5x5 6+0x8000", "1x50 0x5 2x5 0x5 3+0x8000",
+        "UnitRestarts", "node_systemd_unit_start_time_seconds", "1x50 2x5 3x5 4x5 5x5 6+0x8000",
+        "1x50 0x5 2x5 0x5 3+0x8000",
         "data1: nginx.service was started 5 times in a quarter of an hour", name="nginx.service", seconds=1200,
     ),
     two(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,11 +46,13 @@ def test_who_leads_least_comes_first_and_the_canary_where_it_leads_nothing() -> 
 
 
 def test_every_gate_is_asked_and_every_lead_handed_over_before_the_boot() -> None:
-    steps = reboots.deeds(need("data1"), WAYS["data1"], LEADING, canary=True)
+    heirs = {"redis-cache": "data3", "redis-sessions": "data2", "mysql": "data2"}
+    steps = reboots.deeds(need("data1"), WAYS["data1"], LEADING, heirs, canary=True)
     names = [way.name for way in WAYS["data1"]]
     before, after = steps[: steps.index(Deed(Action.REBOOT, "data1", "reboot"))], steps[len(names) :]
     assert [one.way for one in before if one.action is Action.BEFORE] == names
-    assert {one.way for one in before if one.action is Action.HAND_OVER} == {"redis-cache", "mysql"}
+    handed = {one.way: one.to for one in before if one.action is Action.HAND_OVER}
+    assert handed == {"redis-cache": "data3", "mysql": "data2"}
     assert {"rabbitmq", "mysql"} <= {one.way for one in before if one.action is Action.DRAIN}
     assert [one.way for one in after if one.action is Action.AFTER] == names
     assert [one.way for one in after if one.action is Action.WATCH] == names
@@ -56,8 +60,49 @@ def test_every_gate_is_asked_and_every_lead_handed_over_before_the_boot() -> Non
 
 
 def test_what_was_booted_before_a_death_is_not_booted_again() -> None:
-    steps = reboots.deeds(need("data1", begun=True, booted=True), WAYS["data1"], LEADING, canary=False)
+    steps = reboots.deeds(need("data1", begun=True, booted=True), WAYS["data1"], LEADING, {}, canary=False)
     assert {one.action for one in steps} == {Action.RETURN, Action.AFTER, Action.UNDRAIN, Action.SETTLE}
+
+
+CLUSTERS = ("redis-cache", "redis-sessions", "mysql")
+
+
+@pytest.mark.parametrize("leaders", list(itertools.product(DATA, repeat=3)), ids=" ".join)
+def test_nobody_is_booted_who_leads_and_no_lead_moves_more_than_twice(leaders: tuple[str, ...]) -> None:
+    leading = dict(zip(CLUSTERS, leaders, strict=True))
+    moved: list[str] = []
+    booted: list[str] = []
+    for one in reboots.whole([need(name) for name in DATA], WAYS, leading):
+        if one.action is Action.HAND_OVER:
+            assert leading[one.way] == one.host
+            assert one.to in set(DATA) - {one.host}
+            assert one.to in booted or len(booted) < 2, "whoever has it need not hand it over again"
+            leading[one.way] = one.to
+            moved.append(one.way)
+        elif one.action is Action.REBOOT:
+            assert one.host not in leading.values()
+            booted.append(one.host)
+    assert sorted(booted) == list(DATA)
+    assert max(map(moved.count, CLUSTERS)) <= 2
+
+
+def test_a_lead_goes_to_who_is_not_booted_and_has_the_fewest() -> None:
+    leading = {"redis-cache": "data1", "redis-sessions": "data2", "mysql": "data1"}
+    assert reboots.handed_over([need("data1")], WAYS, leading) == {
+        "redis-cache": "data3", "redis-sessions": "data2", "mysql": "data2"
+    }  # fmt: skip
+    assert reboots.handed_over([need("data1", begun=True, booted=True)], WAYS, leading) == leading
+
+
+def test_no_lead_goes_to_who_never_leads() -> None:
+    never = {
+        host: tuple(replace(way, never_leads=way.never_leads or host == "data3") for way in own)
+        for host, own in WAYS.items()
+    }
+    after = reboots.handed_over([need("data1")], never, LEADING)
+    assert after["redis-cache"] == after["mysql"] == "data2"
+    alone = {"data1": WAYS["data1"]}
+    assert reboots.handed_over([need("data1")], alone, LEADING)["mysql"] == ""
 
 
 def test_services_that_nobody_else_has_are_named() -> None:
@@ -132,7 +177,7 @@ class Hosts:
             raise FleetError(host=deed.host, subject="gate", found="it is unwell", expected="it to be well")
         match deed.action:
             case Action.HAND_OVER:
-                self.leader = next(name for name in DATA if name != deed.host)
+                self.leader = deed.to
             case Action.DRAIN:
                 self.drained.add(deed.host)
             case Action.UNDRAIN:

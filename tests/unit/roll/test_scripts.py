@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ SCRIPTS = {
         [
             *(act.script for stage in way.drain for act in stage),
             *(act.script for act in (*way.undrain, *way.hand_over, *way.undo)),
+            *(act.script for heir in way.heirs.values() for act in (*heir.prefer, *heir.forget)),
             *way.restart.values(), way.after_back, way.finish,
             *(shell.bring_back(unit) + shell.forget_kept(unit) for unit in way.units),
         ]
@@ -50,6 +52,28 @@ def test_a_lead_is_handed_over_in_the_order_that_loses_nothing() -> None:
     assert 'REPLICAOF "$SAID" 6380' in follow.script
     assert follow.script.index("REPLICAOF") < follow.script.index("UNPAUSE")
     assert "UNPAUSE" in way.undo[0].script
+
+
+@pytest.mark.parametrize(("priority", "sleeps"), [("1", 0), ("100", 49)])
+def test_the_sentinel_is_waited_for_until_it_knows_the_heir(tmp_path: Path, priority: str, sleeps: int) -> None:
+    """Another replica may well have that priority; where the sentinel does not learn of it, the roll goes on."""
+    way = next(way for way in ways(context("data2")) if way.name == "redis-sessions")
+    assert set(way.heirs) == {"data1", "data3"}
+    rank, known = way.heirs["data3"].prefer
+    assert (rank.host, known.host) == ("data3", "data1")
+    assert "CONFIG SET replica-priority 1 " in rank.script
+    assert "CONFIG SET replica-priority 100 " in way.heirs["data3"].forget[0].script
+    said = "".join(
+        f"name\n{ip}:6380\nip\n{ip}\nport\n6380\nslave-priority\n{rank}\nslave-repl-offset\n1\n"
+        for ip, rank in (("10.0.0.11", "1"), ("10.0.0.13", priority))
+    )
+    (tmp_path / "redis-cli").write_text(f"#!/bin/sh\nprintf '{said}'\n")
+    (tmp_path / "redis-cli").chmod(0o755)
+    done = subprocess.run(
+        ["sh", "-euc", "sleep() { echo slept; }\n" + known.script], text=True, capture_output=True, check=True,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert done.stdout.count("slept") == sleeps
 
 
 def answered(monkeypatch: pytest.MonkeyPatch, **lines: list[str]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from deploy.errors import FleetError
 from deploy.model.fleet import Live
 from deploy.model.observed import Answer, Snapshot
-from deploy.model.ways import Act, Way
+from deploy.model.ways import Act, Heir, Way
 from deploy.procedures.roll.order import Action, Debt, Deed
 from deploy.procedures.roll.refusals import Untouched
 from deploy.procedures.roll.taking import Hands, Moved, broken_off
@@ -103,12 +104,23 @@ def test_what_one_part_says_is_told_to_the_next() -> None:
     assert world.held == 1
 
 
-@pytest.mark.parametrize("part", ["pause", "move", "follow"])
+HEIRS = replace(WAY, heirs={"data2": Heir((Act("data2", "prefer"),), (Act("data2", "forget"),))})
+
+
+def test_who_is_to_get_the_lead_is_preferred_for_as_long_as_that_takes() -> None:
+    world = World("data1")
+    world.hands.take(replace(HAND_OVER, to="data2"), DEBT, HEIRS)
+    assert [script.rpartition("\n")[2] for _, script in world.done] == [
+        "prefer", "pause", "move", "follow $SAID", "forget",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", ["prefer", "pause", "move", "follow"])
 def test_a_hand_over_that_fails_is_undone(part: str) -> None:
     world = World("data1", fails=part)
     with pytest.raises(FleetError, match="found no"):
-        world.hands.take(HAND_OVER, DEBT, WAY)
-    assert world.done[-1] == ("data1", "unpause")
+        world.hands.take(replace(HAND_OVER, to="data2"), DEBT, HEIRS)
+    assert world.done[-2:] == [("data1", "unpause"), ("data2", "forget")]
 
 
 def test_a_lead_that_stays_is_an_error() -> None:
