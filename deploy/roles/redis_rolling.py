@@ -87,10 +87,9 @@ def _hand_over(ctx: Context, instance: str, port: int, redis_cli: str, sentinel_
 
     Without the pause and the last step the old primary takes writes for ten seconds that nobody else ever gets.
     """
-    sentinels = [host.name for host in ctx.fleet.members("sentinel")]
-    if not sentinels or len(ctx.fleet.members("redis")) < 2:
+    decides = _decides(ctx)
+    if not decides or len(ctx.fleet.members("redis")) < 2:
         return ()
-    decides = ctx.host.name if ctx.host.name in sentinels else sentinels[0]
     pause = f"""\
 [ "$({redis_cli} -e ROLE | head -n 1)" = master ] || {{ echo 'it is no primary any more'; exit 1; }}
 {redis_cli} -e CLIENT PAUSE {PAUSE_SECONDS * 1000} WRITE >/dev/null
@@ -124,13 +123,19 @@ echo "follows $SAID\""""
     return Act(ctx.host.name, pause, 20), Act(decides, move, 20), Act(ctx.host.name, follow, 20)
 
 
+def _decides(ctx: Context) -> str:
+    """The host whose sentinel is told to move the role; empty: there is none."""
+    sentinels = [host.name for host in ctx.fleet.members("sentinel")]
+    return ctx.host.name if ctx.host.name in sentinels else next(iter(sentinels), "")
+
+
 def _priority(host: HostSpec) -> int:
     return host.settings.redis.replica_priority
 
 
 def _heirs(ctx: Context, instance: str) -> dict[str, Heir]:
     """Sentinel takes the replica of the lowest priority, and reads them all each ten seconds."""
-    decides = next((host.name for host in ctx.fleet.members("sentinel")), "")
+    decides = _decides(ctx)
     return {
         host.name: Heir(
             (_ranked(host, instance, PREFERRED), Act(decides, _known(ctx.fleet.host(decides), host, instance), 60)),
@@ -146,7 +151,7 @@ def _ranked(host: HostSpec, instance: str, priority: int) -> Act:
 
 
 def _known(decides: HostSpec, heir: HostSpec, instance: str) -> str:
-    """Wait until the sentinel has read it; should that take too long, whoever it takes gets the lead."""
+    """Wait until the sentinel that decides has read it; should that take too long, whoever it takes gets the lead."""
     return f"""\
 n=0
 until {client(decides, "sentinel")} -e SENTINEL REPLICAS {instance} | awk -v heir={heir.address} '

@@ -113,7 +113,9 @@ def killed_at(copy: str | Path, number: int, *words: str) -> bool:
     """Start a roll and kill it (-9) as soon as the journal has `number` lines; False if it was over before."""
     path = path_of(folder(str(copy)))
     path.unlink(missing_ok=True)
-    return _killed_when(lambda: path.exists() and path.read_bytes().count(b"\n") >= number, copy, *words) is None
+    code = _killed_when(lambda: path.exists() and path.read_bytes().count(b"\n") >= number, copy, *words)
+    assert code in {None, 0}, "the roll was refused or has failed"
+    return code is None
 
 
 def killed_at_its_second_step(copy: str | Path, *words: str) -> int | None:

@@ -42,7 +42,7 @@ def changed(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def owed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One change for all aborts: after each of them it is owed as before."""
+    """One change for all aborts: each brings the earlier files of all services back, an apply makes it owed again."""
     with owing(tmp_path_factory.mktemp("aborts"), CHANGE) as copy:
         yield copy
 
@@ -60,6 +60,7 @@ def test_abort(owed: Path, service: str) -> None:
     """Nothing is left of a roll that died at any of its steps; in the end, one that does not die takes all of them."""
     before = limits(service)
     for number in itertools.count(2, APART):
+        assert fleet("apply", inventory=owed).returncode == 0, number
         if not killed_at(owed, number, "--service", service):
             break
         code, report = roll(owed, "--abort")
