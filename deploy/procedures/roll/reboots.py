@@ -109,29 +109,31 @@ def lonely(fleet: Fleet, host: str, own: Iterable[Way]) -> list[str]:
     return [name for name in services if [one.name for one in fleet.members(name)] == [host]]
 
 
-def handed_over(order: Sequence[Need], ways: Ways, leading: Mapping[str, str]) -> dict[str, str]:
-    """Cluster -> who leads it once the first of these hosts has handed over what it leads.
+def heirs(order: Sequence[Need], ways: Ways, leading: Mapping[str, str]) -> dict[str, str]:
+    """Cluster -> who gets its lead from the first of these hosts, before that is booted.
 
-    One that is not booted any more gets it, else the one that is booted last: so that a lead moves twice at most, and
-    it is known beforehand where it is.
+    One that is not booted any more, else the one that is booted last: so that a lead moves twice at most, and it is
+    known beforehand where it is.
     """
-    after = dict(leading)
-    host, later = order[0].host, [need.host for need in order[1:]]
-    for way in leads(ways[host], host, leading) if not order[0].booted else ():
+    first, later = order[0], [need.host for need in order[1:]]
+    if first.booted:
+        return {}
+    found: dict[str, str] = {}
+    for way in leads(ways[first.host], first.host, leading):
+        if not way.moves:
+            continue
         able = [
             name for name, own in ways.items()
-            if name != host and any(one.cluster == way.cluster and not one.never_leads for one in own)
+            if name != first.host and any(one.cluster == way.cluster and not one.never_leads for one in own)
         ]  # fmt: skip
-        stays = sorted((name for name in able if name not in later), key=list(after.values()).count)
-        if way.moves:
-            after[way.cluster] = next(iter([*stays, *(name for name in reversed(later) if name in able)]), "")
-    return after
+        led = [*{**leading, **found}.values()]
+        stays = sorted((name for name in able if name not in later), key=led.count)
+        found[way.cluster] = next(iter([*stays, *(name for name in reversed(later) if name in able)]), "")
+    return found
 
 
-def deeds(
-    need: Need, own: Sequence[Way], leading: Mapping[str, str], after: Mapping[str, str], *, canary: bool
-) -> list[Deed]:
-    """The steps for one host. after: who leads once it has handed over what it leads."""
+def deeds(need: Need, own: Sequence[Way], to: Mapping[str, str], *, canary: bool) -> list[Deed]:
+    """The steps for one host. to: cluster -> who gets its lead; of the others it leads none."""
 
     def each(action: Action, ways: Iterable[Way]) -> list[Deed]:
         return [Deed(action, need.host, way.name) for way in ways]
@@ -140,8 +142,7 @@ def deeds(
     if not need.booted:
         found += each(Action.BEFORE, own)
         found.append(Deed(Action.NOTE, need.host, REBOOT))
-        moved = [way for way in leads(own, need.host, leading) if way.moves]
-        found += [Deed(Action.HAND_OVER, need.host, way.name, to=after.get(way.cluster, "")) for way in moved]
+        found += [Deed(Action.HAND_OVER, need.host, way.name, to=to[way.cluster]) for way in own if way.cluster in to]
         found += each(Action.DRAIN, [way for way in own if way.drain])
         found.append(Deed(Action.REBOOT, need.host, REBOOT))
     found.append(Deed(Action.RETURN, need.host, REBOOT))
@@ -157,9 +158,10 @@ def whole(found: Iterable[Need], ways: Ways, leading: Mapping[str, str], canary:
     steps: list[Deed] = []
     order = ordered(found, ways, leading, canary)
     while order:
-        after = handed_over(order, ways, leading)
-        steps += deeds(order[0], ways[order[0].host], leading, after, canary=not steps)
-        order, leading = ordered(order[1:], ways, after, canary), after
+        to = heirs(order, ways, leading)
+        steps += deeds(order[0], ways[order[0].host], to, canary=not steps)
+        leading = {**leading, **to}
+        order = ordered(order[1:], ways, leading, canary)
     return [Deed(Action.LOCK), *steps, Deed(Action.FORGET), Deed(Action.UNLOCK)] if steps else []
 
 
@@ -250,8 +252,7 @@ class _Reboots(Steps):
             if alone := lonely(self.run.fleet, need.host, own):
                 self._noticed(f"nobody else has {', '.join(alone)}: away while {need.host} boots")
             try:
-                after = handed_over(order, ways, leading)
-                for deed in deeds(need, own, leading, after, canary=not self.done):
+                for deed in deeds(need, own, heirs(order, ways, leading), canary=not self.done):
                     self._one(deed, need, own)
             except Moved:
                 moves += 1
@@ -281,7 +282,7 @@ class _Reboots(Steps):
         for need in needs(self.session, ()):
             if need.begun:
                 own = ways[need.host]
-                for deed in deeds(need, own, {}, {}, canary=False):
+                for deed in deeds(need, own, {}, canary=False):
                     if deed.action in {Action.RETURN, Action.AFTER, Action.UNDRAIN, Action.SETTLE}:
                         self._one(deed, need, own)
         self._end("aborted")

@@ -46,8 +46,7 @@ def test_who_leads_least_comes_first_and_the_canary_where_it_leads_nothing() -> 
 
 
 def test_every_gate_is_asked_and_every_lead_handed_over_before_the_boot() -> None:
-    heirs = {"redis-cache": "data3", "redis-sessions": "data2", "mysql": "data2"}
-    steps = reboots.deeds(need("data1"), WAYS["data1"], LEADING, heirs, canary=True)
+    steps = reboots.deeds(need("data1"), WAYS["data1"], reboots.heirs([need("data1")], WAYS, LEADING), canary=True)
     names = [way.name for way in WAYS["data1"]]
     before, after = steps[: steps.index(Deed(Action.REBOOT, "data1", "reboot"))], steps[len(names) :]
     assert [one.way for one in before if one.action is Action.BEFORE] == names
@@ -60,7 +59,7 @@ def test_every_gate_is_asked_and_every_lead_handed_over_before_the_boot() -> Non
 
 
 def test_what_was_booted_before_a_death_is_not_booted_again() -> None:
-    steps = reboots.deeds(need("data1", begun=True, booted=True), WAYS["data1"], LEADING, {}, canary=False)
+    steps = reboots.deeds(need("data1", begun=True, booted=True), WAYS["data1"], LEADING, canary=False)
     assert {one.action for one in steps} == {Action.RETURN, Action.AFTER, Action.UNDRAIN, Action.SETTLE}
 
 
@@ -88,10 +87,10 @@ def test_nobody_is_booted_who_leads_and_no_lead_moves_more_than_twice(leaders: t
 
 def test_a_lead_goes_to_who_is_not_booted_and_has_the_fewest() -> None:
     leading = {"redis-cache": "data1", "redis-sessions": "data2", "mysql": "data1"}
-    assert reboots.handed_over([need("data1")], WAYS, leading) == {
+    assert leading | reboots.heirs([need("data1")], WAYS, leading) == {
         "redis-cache": "data3", "redis-sessions": "data2", "mysql": "data2"
     }  # fmt: skip
-    assert reboots.handed_over([need("data1", begun=True, booted=True)], WAYS, leading) == leading
+    assert leading | reboots.heirs([need("data1", begun=True, booted=True)], WAYS, leading) == leading
 
 
 def test_no_lead_goes_to_who_never_leads() -> None:
@@ -99,10 +98,10 @@ def test_no_lead_goes_to_who_never_leads() -> None:
         host: tuple(replace(way, never_leads=way.never_leads or host == "data3") for way in own)
         for host, own in WAYS.items()
     }
-    after = reboots.handed_over([need("data1")], never, LEADING)
+    after = reboots.heirs([need("data1")], never, LEADING)
     assert after["redis-cache"] == after["mysql"] == "data2"
     alone = {"data1": WAYS["data1"]}
-    assert reboots.handed_over([need("data1")], alone, LEADING)["mysql"] == ""
+    assert reboots.heirs([need("data1")], alone, LEADING)["mysql"] == ""
 
 
 def test_services_that_nobody_else_has_are_named() -> None:
