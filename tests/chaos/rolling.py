@@ -18,6 +18,7 @@ from deploy.procedures.apply import Outcome
 from deploy.procedures.apply import apply as apply_fleet
 from deploy.procedures.roll import run as rolls
 from deploy.procedures.roll.journal import path_of
+from deploy.procedures.roll.notes import FOLDER
 from deploy.procedures.session import session
 from tests.chaos.failover import settled, the_fleet
 from tests.chaos.support import INVENTORY, ROOT, altered, apply, fleet, on
@@ -76,6 +77,11 @@ def owing(folder_: Path, change: str) -> Iterator[Path]:
     none_left(copy)
     paid(folder_)
     settled()
+
+
+def left_on(host: str) -> str:
+    """The lock and the notes of a roll on this host, by name; empty if there is nothing."""
+    return on(host, f"ls {FOLDER} 2>/dev/null || true")
 
 
 def lines(copy: str | Path = INVENTORY) -> list[dict[str, Any]]:

@@ -24,6 +24,10 @@ REPEATS = int(os.environ.get("FLEET_CHAOS_REPEATS", "1"))
 """How often each fault is repeated: once where time is short (CI), three times or more for figures (`make chaos`)."""
 
 
+UNBOUNDED = 'frontend = frontend | {"rate_limit": 100000}\n'
+"""Group data for suites with visitors: they come more often than the site allows a person."""
+
+
 def sampled(items: Sequence[Any], every: int) -> list[Any]:
     """Parameters of which `make test` takes a part only, by their `name`; `make chaos` takes all."""
     return [

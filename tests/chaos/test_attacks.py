@@ -27,7 +27,7 @@ from tests.chaos import attackers, results
 from tests.chaos.attackers import Place, codes, holding
 from tests.chaos.failover import settled, the_fleet, visiting
 from tests.chaos.stranger import Stranger, stranger
-from tests.chaos.support import INVENTORY, SPEC, altered, fleet, on
+from tests.chaos.support import INVENTORY, SPEC, UNBOUNDED, altered, fleet, on
 from tests.chaos.test_firewall import allowed
 from tests.chaos.test_mutual_tls import PROBES, pair
 
@@ -60,7 +60,7 @@ def tls(role: str) -> attackers.Tls:
 def _prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No bound on how often visitors may submit: they come twenty times a second."""
     settled()
-    copy = altered(tmp_path_factory.mktemp("attacks"), 'frontend = frontend | {"rate_limit": 100000}')
+    copy = altered(tmp_path_factory.mktemp("attacks"), UNBOUNDED)
     shutil.rmtree(copy / "pki")
     (copy / "pki").symlink_to(folder(INVENTORY) / "pki")
     assert fleet("apply", inventory=copy).returncode == 0

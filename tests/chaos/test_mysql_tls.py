@@ -16,14 +16,14 @@ from tests.chaos.failover import database, eventually, load, settled, sql, the_f
 from tests.chaos.load import TABLE
 from tests.chaos.mysql import MEMBERS, judge, table
 from tests.chaos.rolling import none_left, roll
-from tests.chaos.support import SPEC, altered, drift, fleet, on
+from tests.chaos.support import SPEC, UNBOUNDED, altered, drift, fleet, on
 from tests.chaos.visitors import Visits
 
 __all__ = ["table"]
 
 BAR = 5.0
 """Seconds: the longest that a write may wait in a roll."""
-OFTEN = 'frontend = frontend | {"rate_limit": 100000}\nroll = {"canary_seconds": 1, "read_interval": 0.3}'
+OFTEN = UNBOUNDED + 'roll = {"canary_seconds": 1, "read_interval": 0.3}'
 LISTEN = """
 import socket, sys, time
 wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))

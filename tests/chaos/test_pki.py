@@ -24,7 +24,7 @@ from deploy.converge.inventory import folder, open_keys
 from deploy.trust.certificates import LeafProfile
 from tests.chaos import results
 from tests.chaos.failover import settled, the_fleet, visiting
-from tests.chaos.support import INVENTORY, REPEATS, ROOT, altered, fleet, on
+from tests.chaos.support import INVENTORY, REPEATS, ROOT, UNBOUNDED, altered, fleet, on
 from tests.chaos.test_mutual_tls import PROBES, TARGETS, Pair, called
 from tests.chaos.visitors import Visits
 
@@ -50,7 +50,7 @@ def _prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     settled()
     copy = altered(
         tmp_path_factory.mktemp("pki"),
-        'frontend = frontend | {"rate_limit": 100000}\nroll = {"canary_seconds": 1, "read_interval": 0.3}',
+        UNBOUNDED + 'roll = {"canary_seconds": 1, "read_interval": 0.3}',
     )
     shutil.rmtree(copy / "pki")
     (copy / "pki").symlink_to(folder(INVENTORY) / "pki")

@@ -14,15 +14,17 @@ from deploy.procedures.roll.run import Options
 from tests.chaos import results
 from tests.chaos.failover import load, settled, the_fleet, visiting
 from tests.chaos.rolling import applied, roll, rolled, started
-from tests.chaos.support import altered, apply, fleet, on
+from tests.chaos.support import UNBOUNDED, altered, apply, fleet, on
 from tests.chaos.test_redis_failover import missing
 from tests.chaos.watching import watching
 
 DATA = ("data1", "data2", "data3")
-QUICK = """
-frontend = frontend | {"rate_limit": 100000}
+QUICK = (
+    UNBOUNDED
+    + """
 roll = {"canary_seconds": 5, "read_interval": 0.5, "after_seconds": 60}
 """
+)
 
 
 def installed(package: str = "redis-server") -> set[str]:

@@ -12,7 +12,7 @@ from deploy.converge.boot import BOOT_ID
 from deploy.procedures.roll.journal import path_of
 from tests.chaos import results
 from tests.chaos.failover import load, settled, the_fleet
-from tests.chaos.rolling import killed_at, roll
+from tests.chaos.rolling import killed_at, left_on, roll
 from tests.chaos.support import altered, fleet, on
 from tests.chaos.test_redis_failover import missing
 from tests.chaos.watching import watching
@@ -82,4 +82,4 @@ def test_a_controller_that_dies_is_gone_on_with(copy: Path, number: int) -> None
     assert code == 0, report
     after = boots()
     assert {host for host in DATA if after[host] != before[host]} == {"data3"}
-    assert on("data3", "ls /var/lib/fleet/roll 2>/dev/null || true") == ""
+    assert left_on("data3") == ""
