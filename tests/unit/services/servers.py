@@ -138,6 +138,22 @@ class Rabbitmq:
         with self.channel() as channel:
             return int(channel.queue_declare(queue, passive=True).method.message_count)
 
+    def drained(self, queue: str) -> bool:
+        """Nothing waits, and nothing is with a consumer: one that stops returns what it has not begun."""
+        if self.waiting(queue) > 0:
+            return False
+        asked: list[str | Path] = [
+            Path(BROKER).with_name("rabbitmqctl"),
+            "--quiet",
+            "--node",
+            self._environment["RABBITMQ_NODENAME"],
+        ]
+        listed = subprocess.run(
+            [*asked, "list_queues", "--formatter", "json", "name", "messages"],
+            env=self._environment, capture_output=True, text=True, check=True, timeout=60,
+        ).stdout  # fmt: skip
+        return bool({one["name"]: one["messages"] for one in json.loads(listed)}[queue] == 0)
+
 
 class Database:
     """The fleet's tables, and the workers' account with no more than it has there."""
