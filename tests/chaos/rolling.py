@@ -67,10 +67,15 @@ def paid(folder_: Path) -> None:
 
 
 @contextmanager
-def owing(folder_: Path, change: str) -> Iterator[Path]:
-    """A copy of the inventory with a change that owes restarts, applied; in the end nothing of it is left."""
+def owing(folder_: Path, change: str, **groups: str) -> Iterator[Path]:
+    """A copy of the inventory with a change that owes restarts, applied; in the end nothing of it is left.
+
+    groups: the group data of others than all.
+    """
     settled()
     copy = altered(folder_, change)
+    for group, text in groups.items():
+        (copy / f"group_data/{group}.py").write_text(text)
     done = fleet("apply", inventory=copy)
     assert done.returncode == 0, done.stdout + done.stderr
     yield copy
@@ -115,11 +120,12 @@ def rolled(options: rolls.Options, name: str = INVENTORY) -> rolls.Rolled:
         return rolls.roll(opened, options)
 
 
-def killed_at(copy: str | Path, number: int, *words: str) -> bool:
-    """Start a roll and kill it (-9) as soon as the journal has `number` lines; False if it was over before."""
-    path = path_of(folder(str(copy)))
-    path.unlink(missing_ok=True)
-    code = _killed_when(lambda: path.exists() and path.read_bytes().count(b"\n") >= number, copy, *words)
+def killed_at(copy: str | Path, step: int, *words: str) -> bool:
+    """Start a roll and kill it (-9) as soon as it has written down that it takes this step; False if it was over
+    before.
+    """
+    path_of(folder(str(copy))).unlink(missing_ok=True)
+    code = _killed_when(lambda: _steps(copy) >= step, copy, *words)
     assert code in {None, 0}, "the roll was refused or has failed"
     return code is None
 
@@ -128,13 +134,13 @@ def killed_at_its_second_step(copy: str | Path, *words: str) -> int | None:
     """Start a roll, or go on with one, and kill it (-9) as soon as it has written its second step down: it has taken
     one. None; or its exit code, if it ended before.
     """
+    before = _steps(copy) if "--resume" in words else 0
+    return _killed_when(lambda: _steps(copy) >= before + 2, copy, *words)
+
+
+def _steps(copy: str | Path) -> int:
     path = path_of(folder(str(copy)))
-
-    def steps() -> int:
-        return path.read_bytes().count(b'"event": "take"') if path.exists() else 0
-
-    before = steps() if "--resume" in words else 0
-    return _killed_when(lambda: steps() >= before + 2, copy, *words)
+    return path.read_bytes().count(b'"event": "take"') if path.exists() else 0
 
 
 def _killed_when(true: Callable[[], bool], copy: str | Path, *words: str) -> int | None:
