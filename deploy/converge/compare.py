@@ -345,6 +345,8 @@ def _certificate(item: want.Certificate, seen: Snapshot, authority: str, reissue
     longest = _end(authority) - timedelta(hours=1)
     if info.not_after - datetime.now(UTC) < timedelta(days=item.renew_days) and info.not_after < longest:
         reasons.append(f"ends {info.not_after:%Y-%m-%d}")
+    if _end(authority) <= datetime.now(UTC):
+        reasons.append("its CA has ended")
     if reasons:
         return StepClass.WRITE, "issue again: " + ", ".join(reasons), ""
     changes, script = [], []

@@ -21,6 +21,7 @@ from deploy.converge.together import together
 from deploy.errors import FleetError, FleetErrors
 from deploy.model.resources import Delivery, File, Parameter
 from deploy.procedures import transport
+from deploy.procedures.pki.succession import succeed
 from deploy.procedures.roll import notes
 from deploy.procedures.roll.refusals import nobody_rolls
 from deploy.procedures.session import Session
@@ -41,8 +42,9 @@ def apply(session: Session) -> Outcome:
 
     Raises:
         FleetError, FleetErrors: a roll has hosts in hand, this controller's or another's, or this run would do a part
-            of what has to be done at once; nothing was changed.
+            of what has to be done at once, or the CA has ended and its key is elsewhere; nothing was changed.
     """
+    succeed(session.run)
     outcome = _applied(session)
     with session.timings.part("note"):
         if session.run.only is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +26,9 @@ OWED = Step(host="data1", resource=Unit(name="a.service"), step=StepClass.RESTAR
 
 def session(before: list[Step], after: list[Step], done: list[tuple[str, str]], kept: tuple[str, ...] = ()) -> Any:
     seen = Snapshot("data1", HostFactsSeen("debian", "12", 1, 1, kept=kept))
+    issuer = SimpleNamespace(info=SimpleNamespace(not_after=datetime.max.replace(tzinfo=UTC)))
     run: Any = SimpleNamespace(
+        keys=SimpleNamespace(authorities=SimpleNamespace(issuer=issuer)),
         acted=[], failures=[], hosts={"data1": None}, targets=frozenset(), remaining=dict, snapshots={"data1": seen},
         only=None, acted_until=0.0,
     )  # fmt: skip

@@ -14,14 +14,14 @@ from pathlib import Path
 from deploy.converge.engine import Run
 from deploy.errors import FleetError, FleetErrors
 from deploy.procedures.phases import known_phase, not_in_force
+from deploy.procedures.pki import succession
 from deploy.procedures.pki.renew import converge
 from deploy.procedures.pki.verify import canary
 from deploy.procedures.pki.verify import prove as shown
 from deploy.procedures.session import Session, session
 from deploy.roles.door import OPERATOR
 from deploy.trust.authorities import Authorities, Phase
-from deploy.trust.authority import SIDECAR, Authority
-from deploy.trust.recipients import read_sidecar
+from deploy.trust.authority import Authority
 
 Tell = Callable[[str], None]
 
@@ -57,7 +57,9 @@ def roll_ca(
                 back(authorities, tell)
                 abort = False
             elif authorities.state.phase is None:
-                begin(opened.run, tell)
+                succession.begin(opened.run, tell)
+            else:
+                succession.succeed(opened.run)
             opened.run.rethink()
             phase = authorities.state.phase
             assert phase is not None
@@ -69,29 +71,6 @@ def roll_ca(
             authorities.write(authorities.state.proven())
             if authorities.state.phase is None or phase.value == stop_after:
                 return Changed(authorities.state.phase.value if authorities.state.phase else "", issuer)
-
-
-def begin(run: Run, tell: Tell) -> None:
-    """Make the new authority, sealed to whom the present one is sealed to, and write down that a change began.
-
-    Raises:
-        FleetError: the present one's key cannot be opened; nothing was begun.
-    """
-    trust, authorities = run.fleet.hosts[0].settings.trust, run.keys.authorities
-    old = authorities.issuer
-    if not ended(old):
-        run.keys.signer()
-    recipients = [one.line for one in read_sidecar(old.directory / SIDECAR)]
-    made = authorities.create(
-        f"omegaup-{run.fleet.name}", recipients, key_bits=trust.authority_bits, days=trust.authority_days
-    )
-    # Of one that has ended nothing is accepted any more: there is nothing to be careful with.
-    authorities.begin(made, at_once=ended(old))
-    new = authorities.issuer if ended(old) else authorities.other
-    assert new is not None
-    tell(f"{new.info.common_name} is to follow {old.info.common_name}: {new.directory}")
-    if ended(old):
-        tell(f"{old.info.common_name} has ended: certificates come from the new one at once")
 
 
 def back(authorities: Authorities, tell: Tell) -> None:
@@ -110,7 +89,7 @@ def back(authorities: Authorities, tell: Tell) -> None:
     turned.state = state.back()
     target = turned.issuer if turned.state.phase is not Phase.TRUST else turned.other
     assert target is not None
-    if ended(target):
+    if succession.ended(target):
         raise FleetError(
             subject="fleet pki roll-ca --abort", found=f"{target.info.common_name} has ended",
             expected="an authority to go back to that still counts", hint="go on: fleet pki roll-ca",
@@ -126,10 +105,6 @@ def people_of(authority: Authority | None) -> list[str]:
     now = datetime.now(UTC).isoformat()
     live = (one for one in authority.journal() if one.role == OPERATOR and one.not_after > now)
     return sorted({one.subject.rpartition("/CN=")[2] for one in live if one.serial not in authority.revocations()})
-
-
-def ended(authority: Authority) -> bool:
-    return authority.info.not_after <= datetime.now(UTC)
 
 
 def prove(opened: Session) -> None:
@@ -165,7 +140,7 @@ def _canaries(run: Run) -> list[FleetError]:
     other = authorities.other
     made = [canary(run.keys.signer(), run.fleet, "a certificate of the authority that issues")]
     taken, refused = [made[0].name], list[str]()
-    if other is not None and not ended(other):
+    if other is not None and not succession.ended(other):
         made.append(canary(run.keys.unlock(other), run.fleet, "a certificate of the other authority"))
         (refused if authorities.state.phase is Phase.DROP else taken).append(made[1].name)
     return shown(run, made, taken=taken, refused=refused)[1]

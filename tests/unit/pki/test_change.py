@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deploy.errors import FleetError
-from deploy.procedures.pki import change
+from deploy.procedures.pki import change, succession
 from deploy.trust.authorities import STATE, Authorities, Phase, State
 from deploy.trust.authority import Authority, Signer
 from tests.unit.roll.fleets import FLEET
@@ -220,12 +220,64 @@ def test_there_is_nothing_to_abort(tmp_path: Path, ana: Operator) -> None:
 
 def test_an_authority_that_has_ended_is_replaced_at_once_and_is_no_way_back(tmp_path: Path, ana: Operator) -> None:
     world = World(tmp_path, ana)
-    with mock.patch.object(change, "ended", lambda authority: authority.directory.name == "pki"):
+    with of_the_first_has_ended():
         with world.running(), mock.patch.object(change, "prove", side_effect=Killed), pytest.raises(Killed):
             change.roll_ca("x")
         assert world.authorities().state.phase is Phase.ISSUE
         with world.running(), pytest.raises(FleetError, match="has ended, expected an authority to go back to"):
             change.roll_ca("x", abort=True)
+
+
+def of_the_first_has_ended() -> Any:
+    return mock.patch.object(succession, "ended", lambda authority: authority.directory.name == "pki")
+
+
+def test_an_apply_has_another_authority_issue_when_one_has_ended(tmp_path: Path, ana: Operator) -> None:
+    world = World(tmp_path, ana)
+    first = world.names()[0]
+    with world.running(), world.session("x") as opened:
+        succession.succeed(opened.run)
+        assert world.names() == [first], "it counts still"
+        with of_the_first_has_ended():
+            succession.succeed(opened.run)
+            succession.succeed(opened.run)
+    now = world.authorities()
+    assert (now.state.phase, now.state.made) == (Phase.ISSUE, 2)
+    assert now.issuer.info.fingerprint != first
+    assert opened.run.wanted == {first, now.issuer.info.fingerprint}, "and hosts are told of it"
+    assert world.does("roll")
+    assert world.names() == [now.issuer.info.fingerprint]
+
+
+@pytest.mark.parametrize("goes_on", ["apply", "roll"])
+def test_an_authority_that_ends_in_the_middle_of_a_change_is_followed_at_once(
+    tmp_path: Path, ana: Operator, goes_on: str
+) -> None:
+    world = World(tmp_path, ana)
+    assert not world.does("roll", 8), "killed where hosts begin to trust both"
+    assert world.authorities().state.phase is Phase.TRUST
+    with world.running(), of_the_first_has_ended(), mock.patch.object(change, "prove", side_effect=Killed):
+        if goes_on == "apply":
+            with world.session("x") as opened:
+                succession.succeed(opened.run)
+        else:
+            with pytest.raises(Killed):
+                change.roll_ca("x")
+    now = world.authorities().state
+    assert (now.phase, now.target, now.made) == (Phase.ISSUE, "ca-2", 2), "to that one, not to a third"
+
+
+def test_nothing_follows_an_authority_whose_key_is_elsewhere(tmp_path: Path, ana: Operator) -> None:
+    world = World(tmp_path, ana)
+    for name in ("ca.key.age", "ca.key.recipients"):
+        (tmp_path / "pki" / name).unlink()
+    (tmp_path / "pki/ca.offline").touch()
+    with (
+        world.running(), world.session("x") as opened, of_the_first_has_ended(),
+        pytest.raises(FleetError, match="another machine"),
+    ):  # fmt: skip
+        succession.succeed(opened.run)
+    assert not list((tmp_path / "pki").glob("ca-*"))
 
 
 @pytest.mark.parametrize(
