@@ -90,7 +90,8 @@ class Way:
     each on all its hosts at once; may be done twice. `undrain`: on all its hosts at once; also where a drain failed.
     `restart`: unit -> shell, where systemd's own restart is not the way. `after_back`: shell after earlier files were
     brought back. `finish`: once, on the last member, when all of them are done. `witnesses`: services whose members are
-    looked at as well. `graceful`: nothing is out while it is done.
+    looked at as well. `graceful`: nothing is out while it is done. `ahead_of`: the service before which this one is
+    rolled, where that is not its place in the catalog.
 
     `source`: the Debian source package that the units run from. `may_install`: shell that refuses a change of its
     version before anything is touched. `installed`: shell as for `finish`, where versions were changed.
@@ -116,6 +117,7 @@ class Way:
     after_back: str = ""
     finish: str = ""
     graceful: bool = False
+    ahead_of: str = ""
     zone: str = ""
 
     @property

@@ -165,9 +165,11 @@ done"""
 
 
 def sentinel_way(unit: str, instances: tuple[str, ...]) -> Way:
-    """One sentinel at a time, behind CKQUORUM of all of them."""
+    """One sentinel at a time, behind CKQUORUM of all of them. Before Redis, whose primary they have to move: where TLS
+    was turned on or off, one that was not restarted since reaches no member again that was.
+    """
     return Way(
-        name="redis-sentinel", service="sentinel", units=(unit,), witnesses=("redis",), source=SOURCE,
+        name="redis-sentinel", service="sentinel", units=(unit,), witnesses=("redis",), source=SOURCE, ahead_of="redis",
         gates=(
             gates.running("sentinel", (unit,)),
             gates.standing("views", [f"{cluster_of(name)} sentinels" for name in instances], standings),

@@ -16,7 +16,7 @@ import pytest
 from tests.chaos.failover import settled, the_fleet
 from tests.chaos.rolling import paid, roll, started
 from tests.chaos.support import altered, fleet
-from tests.unit.test_apply_classes import EVERY, another
+from tests.unit.test_apply_classes import EVERY, EXAMPLES, another
 
 pytestmark = pytest.mark.thorough
 
@@ -32,8 +32,8 @@ LEFT_OUT = {
     "packages.pins": "see test_roll_packages", "environment": "no parameter of a server",
 }  # fmt: skip
 
-INSTEAD = {"mysql.wait_timeout": 28000}
-"""Not above what the proxies allow."""
+INSTEAD = EXAMPLES | {"mysql.wait_timeout": 28000}
+"""The last one: not above what the proxies allow."""
 
 
 def changes(applies: str) -> dict[str, dict[str, Any]]:
@@ -48,7 +48,7 @@ def changes(applies: str) -> dict[str, dict[str, Any]]:
             and section not in {"trust", "machine"}
         ):
             now = next(getattr(getattr(host.settings, section), key) for host in the_fleet().hosts)
-            found.setdefault(section, {})[key] = INSTEAD.get(name, another(info, now))
+            found.setdefault(section, {})[key] = INSTEAD[name] if name in INSTEAD else another(info, now)
     return found
 
 

@@ -133,13 +133,14 @@ def sequence(owed: Iterable[Debt], ways: Ways, leaders: Mapping[str, str], canar
     services = [service.name for service in CATALOG]
     zones = zones_of(ways)
 
-    def rank(debt: Debt) -> tuple[int, str, bool, bool, bool, tuple[bool, bool, str], int]:
+    def rank(debt: Debt) -> tuple[tuple[int, bool], str, bool, bool, bool, tuple[bool, bool, str], int]:
         way = way_of(ways, debt.host, debt.way)
         leader = leaders.get(way.cluster, "") if way.cluster else ""
         zone = zones[debt.host]
         domain = (zone == zones.get(leader), zone != zones.get(canary), zone)
+        place = services.index(way.ahead_of or way.service), not way.ahead_of
         return (
-            services.index(way.service), debt.way, not debt.begun, leader == debt.host, debt.host != canary, domain,
+            place, debt.way, not debt.begun, leader == debt.host, debt.host != canary, domain,
             hosts.index(debt.host),
         )  # fmt: skip
 

@@ -67,6 +67,14 @@ def test_a_failed_over_leader_comes_last_wherever_it_is() -> None:
         assert redis[-1] == leader
 
 
+def test_who_moves_the_lead_is_rolled_before_those_who_have_it() -> None:
+    watching = Way(name="redis-sentinel", service="sentinel", units=("redis-sentinel.service",), ahead_of="redis")
+    ways = {host: (*own, watching) for host, own in WAYS.items() if host in HOSTS}
+    owed = [Debt(host, way.name, way.units) for host, own in ways.items() for way in own]
+    found = list(dict.fromkeys(one.way for one in sequence(owed, ways, LEADERS)))
+    assert found == ["redis-sentinel", "redis-cache", "rabbitmq", "mysql"]
+
+
 def test_the_canary_comes_first_unless_it_leads() -> None:
     assert [one.host for one in sequence(EVERY, WAYS, LEADERS, "c") if one.way == "redis-cache"] == ["c", "a", "b"]
     assert [one.host for one in sequence(EVERY, WAYS, LEADERS, "b") if one.way == "redis-cache"] == ["a", "c", "b"]

@@ -93,17 +93,24 @@ WAYS = {name: ways(context(name)) for name in DATA}
 def test_the_first_way_of_a_host_installs_and_the_others_are_only_restarted() -> None:
     steps = whole(debts({name: pending(name) for name in DATA}, WAYS), WAYS, {"redis-cache": "data1"})
     installs = [(one.host, one.way, one.units) for one in steps if one.action is Action.INSTALL]
-    assert installs == [(name, "redis-cache", ("redis=2",)) for name in ("data2", "data3", "data1")]
+    assert installs == [(name, "redis-sentinel", ("redis=2",)) for name in DATA]
     restarts = [(one.host, one.way) for one in steps if one.action is Action.RESTART]
     for name in DATA:
         assert {way for host, way in restarts if host == name} == {
             "redis-cache", "redis-sessions", "redis-sentinel", "mysql",
         }  # fmt: skip
+    lines = [one.words() for one in steps if one.action is Action.INSTALL]
+    assert lines[0] == "data1: redis-sentinel: install redis=2"
+
+
+def test_who_leads_and_installs_fetches_first_and_hands_over_before() -> None:
+    alone = {name: tuple(way for way in own if way.service == "redis") for name, own in WAYS.items()}
+    steps = whole(debts({name: pending(name)[:2] for name in DATA}, alone), alone, {"redis-cache": "data1"})
+    installs = [(one.host, one.way) for one in steps if one.action is Action.INSTALL]
+    assert installs == [(name, "redis-cache") for name in ("data2", "data3", "data1")]
     one = [step.action for step in steps if (step.host, step.way) == ("data1", "redis-cache")]
     assert one.index(Action.FETCH) < one.index(Action.BEFORE) < one.index(Action.HAND_OVER)
     assert one.index(Action.HAND_OVER) < one.index(Action.INSTALL) < one.index(Action.RESTART)
-    lines = [one.words() for one in steps if one.action is Action.INSTALL]
-    assert lines[0] == "data2: redis-cache: install redis=2"
 
 
 def test_what_is_kept_is_kept_for_all_that_run_from_it() -> None:
