@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
@@ -125,14 +126,12 @@ def killed_at(copy: str | Path, step: int, *words: str) -> bool:
     before.
     """
     path_of(folder(str(copy))).unlink(missing_ok=True)
-    code = _killed_when(lambda: _steps(copy) >= step, copy, *words)
-    assert code in {None, 0}, "the roll was refused or has failed"
-    return code is None
+    return _killed_when(lambda: _steps(copy) >= step, copy, *words)
 
 
-def killed_at_its_second_step(copy: str | Path, *words: str) -> int | None:
+def killed_at_its_second_step(copy: str | Path, *words: str) -> bool:
     """Start a roll, or go on with one, and kill it (-9) as soon as it has written its second step down: it has taken
-    one. None; or its exit code, if it ended before.
+    one. False if it was over before.
     """
     before = _steps(copy) if "--resume" in words else 0
     return _killed_when(lambda: _steps(copy) >= before + 2, copy, *words)
@@ -143,15 +142,18 @@ def _steps(copy: str | Path) -> int:
     return path.read_bytes().count(b'"event": "take"') if path.exists() else 0
 
 
-def _killed_when(true: Callable[[], bool], copy: str | Path, *words: str) -> int | None:
-    process = subprocess.Popen(
-        [str(ROOT / "fleet"), "roll", str(copy), *words], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    while (code := process.poll()) is None:
-        if true():
-            process.kill()
-            process.wait()
-            return None
-        time.sleep(0.005)
-    return code
+def _killed_when(true: Callable[[], bool], copy: str | Path, *words: str) -> bool:
+    with TemporaryFile("w+") as said:
+        process = subprocess.Popen(
+            [str(ROOT / "fleet"), "roll", str(copy), *words], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=said,
+            stderr=said, start_new_session=True,
+        )  # fmt: skip
+        while (code := process.poll()) is None:
+            if true():
+                process.kill()
+                process.wait()
+                return True
+            time.sleep(0.005)
+        said.seek(0)
+        assert code == 0, f"the roll was refused or has failed: {said.read()}"
+        return False

@@ -28,6 +28,10 @@ UNBOUNDED = 'frontend = frontend | {"rate_limit": 100000}\n'
 """Group data for suites with visitors: they come more often than the site allows a person."""
 
 
+OF_RUNS = shutil.ignore_patterns(".*")
+"""Locks, journals and trails of runs beside an inventory."""
+
+
 def sampled(items: Sequence[Any], every: int) -> list[Any]:
     """Parameters of which `make test` takes a part only, by their `name`; `make chaos` takes all."""
     return [
@@ -49,7 +53,7 @@ def altered(folder_: Path, text: str) -> Path:
     """A copy of the inventory below this folder, with the same keys and more in its group data."""
     copy = folder_ / folder(INVENTORY).name
     if not copy.exists():
-        shutil.copytree(folder(INVENTORY), copy)
+        shutil.copytree(folder(INVENTORY), copy, ignore=OF_RUNS)
     with (copy / "group_data/all.py").open("a") as handle:
         handle.write(f"\n{text}\n")
     return copy
@@ -58,7 +62,7 @@ def altered(folder_: Path, text: str) -> Path:
 def reordered(folder_: Path, service: str, *names: str) -> Path:
     """A copy of the inventory below this folder that lists the hosts of a service in this order, before all others."""
     copy = folder_ / folder(INVENTORY).name
-    shutil.copytree(folder(INVENTORY), copy)
+    shutil.copytree(folder(INVENTORY), copy, ignore=OF_RUNS)
     text = (copy / "inventory.py").read_text()
     line = next(line for line in text.splitlines() if line.startswith(f"{service} = ["))
     hosts = ", ".join(f"({name!r}, {{'ssh_hostname': ADDRESSES.pop({name!r})}})" for name in names)

@@ -106,11 +106,10 @@ def test_each_controller_dies_after_one_step_and_nobody_notices(changed: Path) -
     deaths = 0
     with load("web1", "deaths") as running, visiting("web1") as visits, watching(the_fleet()) as watch:
         begun = time.time()
-        while (code := killed_at_its_second_step(changed, *words)) is None:
+        while killed_at_its_second_step(changed, *words):
             words = ("--resume",)
             deaths += 1
         until = time.time()
-    assert code == 0
     taken = [line["words"] for line in lines(changed) if line["event"] == "take"]
     assert deaths >= len(set(taken)) - 1
     assert {who for who, what in started().items() if what == before[who]} == set(), "not restarted"

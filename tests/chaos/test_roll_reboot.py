@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from deploy.converge.boot import BOOT_ID
-from deploy.procedures.roll.journal import path_of
 from tests.chaos import results
 from tests.chaos.failover import load, settled, the_fleet
 from tests.chaos.rolling import killed_at, left_on, roll
@@ -28,7 +27,6 @@ def copy(tmp_path: Path) -> Iterator[Path]:
     settled()
     made = altered(tmp_path, QUICK)
     yield made
-    path_of(made).unlink(missing_ok=True)
     settled()
 
 
