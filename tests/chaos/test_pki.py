@@ -35,8 +35,12 @@ BAR = 60.0
 
 
 def pki(command: str, *rest: str) -> subprocess.CompletedProcess[str]:
+    return pki_of(PLACE["inventory"], command, *rest)
+
+
+def pki_of(inventory: str | Path, command: str, *rest: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(ROOT / "fleet"), "pki", command, str(PLACE["inventory"]), *rest],
+        [str(ROOT / "fleet"), "pki", command, str(inventory), *rest],
         cwd=ROOT, text=True, capture_output=True, timeout=900, stdin=subprocess.DEVNULL, check=False,
     )  # fmt: skip
 
