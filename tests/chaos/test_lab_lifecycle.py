@@ -306,7 +306,9 @@ def test_down_leaves_nothing(running: LabSpec) -> None:
     down(running)
 
 
-@pytest.mark.parametrize("moment", [0.05, 0.15, 0.25, 0.35, 0.5, 0.8])
+@pytest.mark.parametrize(
+    "moment", [0.15, 0.5, *(pytest.param(moment, marks=pytest.mark.thorough) for moment in (0.05, 0.25, 0.35, 0.8))]
+)
 def test_down_after_up_was_killed(small_lab: LabSpec, moment: float) -> None:
     """Wherever `up` is when it is killed, `down` finds all of it."""
     folder = str(Path(small_lab.source).parent)

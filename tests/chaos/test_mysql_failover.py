@@ -19,6 +19,7 @@ from tests.chaos.support import INVENTORY, REPEATS, SPEC, altered, apply, drift,
 __all__ = ["table"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("turn", range(REPEATS))
 def test_switchover(turn: int) -> None:
     old = database()

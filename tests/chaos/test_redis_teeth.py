@@ -38,6 +38,7 @@ def without(tmp_path: Path, setting: str) -> Iterator[None]:
     yield
 
 
+@pytest.mark.thorough
 def test_without_min_replicas_the_isolated_primary_loses_what_it_accepts(tmp_path: Path) -> None:
     with without(tmp_path, "redis = redis | {'min_replicas_to_write': 0}"):
         victim = primary(PORT)
