@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -129,17 +130,26 @@ def killed_at(copy: str | Path, step: int, *words: str) -> bool:
     return _killed_when(lambda: _steps(copy) >= step, copy, *words)
 
 
-def killed_at_its_second_step(copy: str | Path, *words: str) -> bool:
-    """Start a roll, or go on with one, and kill it (-9) as soon as it has written its second step down: it has taken
-    one. False if it was over before.
+def killed_at_a_new_step(copy: str | Path, *words: str) -> bool:
+    """Start a roll, or go on with one, and kill it (-9) as soon as it has written down a step that none before it had:
+    so each step is one at which a controller died. False if it was over before.
     """
-    before = _steps(copy) if "--resume" in words else 0
-    return _killed_when(lambda: _steps(copy) >= before + 2, copy, *words)
+    seen = steps_taken(copy) if "--resume" in words else set()
+    return _killed_when(lambda: steps_taken(copy) > seen, copy, *words)
+
+
+def steps_taken(copy: str | Path) -> set[str]:
+    """The words of all steps of the last roll's journal."""
+    return set(re.findall(r'"event": "take".*"words": "([^"]*)"', _journal(copy)))
 
 
 def _steps(copy: str | Path) -> int:
+    return _journal(copy).count('"event": "take"')
+
+
+def _journal(copy: str | Path) -> str:
     path = path_of(folder(str(copy)))
-    return path.read_bytes().count(b'"event": "take"') if path.exists() else 0
+    return path.read_text() if path.exists() else ""
 
 
 def _killed_when(true: Callable[[], bool], copy: str | Path, *words: str) -> bool:
