@@ -44,7 +44,6 @@ def apply(session: Session) -> Outcome:
         FleetError, FleetErrors: a roll has hosts in hand, this controller's or another's, or this run would do a part
             of what has to be done at once, or the CA has ended and its key is elsewhere; nothing was changed.
     """
-    succeed(session.run)
     outcome = _applied(session)
     with session.timings.part("note"):
         if session.run.only is None:
@@ -61,6 +60,8 @@ def _applied(session: Session) -> Outcome:
     if any(not step.pending for steps in first.values() for step in steps):
         # What a roll has in hand goes forward or back as the files on the disk are.
         nobody_rolls(notes.read(run))
+        if succeed(run):
+            first = run.plan()
         transport.whole(run, first)
         _parcels_are_there(run, first.values())
         with session.timings.part("act"):

@@ -41,11 +41,27 @@ def session(before: list[Step], after: list[Step], done: list[tuple[str, str]], 
 def test_under_a_roll_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     acted: list[object] = []
     monkeypatch.setattr(module, "_act", acted.append)
+    monkeypatch.setattr(module, "succeed", acted.append)
     monkeypatch.setattr(notes, "read", lambda run: notes.Left({"data1": {"who": "eve@other"}}, frozenset(), ()))
     with pytest.raises(FleetError, match=r"a roll of eve@other.*--resume goes on"):
         module.apply(session([WRITE], [], []))
     assert acted == []
     assert module.apply(session([OWED], [OWED], [])).pending == (OWED,), "where it has nothing to do, it does not ask"
+
+
+def test_after_another_authority_came_to_issue_what_differs_is_worked_out_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened = session([WRITE], [], [])
+    plans = iter([{"data1": [WRITE]}])
+    opened.run.plan = lambda: next(plans, {"data1": []})
+    monkeypatch.setattr(module, "_act", lambda _: None)
+    monkeypatch.setattr(module, "succeed", lambda run: True)
+    monkeypatch.setattr(notes, "read", lambda run: notes.Left({}, frozenset(), ()))
+    monkeypatch.setattr(module, "_parcels_are_there", lambda run, planned: seen.extend(planned))
+    seen: list[object] = []
+    module.apply(opened)
+    assert seen == [[]], "it acts by the second plan"
 
 
 def test_only_what_is_owed_no_restart_loses_its_way_back(monkeypatch: pytest.MonkeyPatch) -> None:

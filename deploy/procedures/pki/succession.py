@@ -41,18 +41,19 @@ def begin(run: Run, tell: Callable[[str], None]) -> None:
         tell(f"{old.info.common_name} has ended: certificates come from the new one at once")
 
 
-def succeed(run: Run) -> None:
+def succeed(run: Run) -> bool:
     """Where the authority that issues has ended, another does from now on: the one that a change leads to, or a new
-    one. It stays a change under way, which `fleet pki roll-ca` proves and ends.
+    one. It stays a change under way, which `fleet pki roll-ca` proves and ends. Whether that was so.
 
     Raises:
         FleetError: the authority's key is on another machine.
     """
     authorities = run.keys.authorities
     if not ended(authorities.issuer):
-        return
+        return False
     if authorities.state.phase is None:
         begin(run, lambda words: logger.warning("%s", words))
     elif authorities.state.phase is Phase.TRUST:
         authorities.write(authorities.state.proven())
     run.rethink()
+    return True

@@ -142,14 +142,9 @@ class Rabbitmq:
         """Nothing waits, and nothing is with a consumer: one that stops returns what it has not begun."""
         if self.waiting(queue) > 0:
             return False
-        asked: list[str | Path] = [
-            Path(BROKER).with_name("rabbitmqctl"),
-            "--quiet",
-            "--node",
-            self._environment["RABBITMQ_NODENAME"],
-        ]
+        tool, node = str(Path(BROKER).with_name("rabbitmqctl")), self._environment["RABBITMQ_NODENAME"]
         listed = subprocess.run(
-            [*asked, "list_queues", "--formatter", "json", "name", "messages"],
+            [tool, "--quiet", "--node", node, "list_queues", "--formatter", "json", "name", "messages"],
             env=self._environment, capture_output=True, text=True, check=True, timeout=60,
         ).stdout  # fmt: skip
         return bool({one["name"]: one["messages"] for one in json.loads(listed)}[queue] == 0)
