@@ -53,7 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         replaced(str(copy))
     yield str(copy)
     assert fleet("apply", inventory=copy).returncode == 0
-    sentinels()
+    sentinels(str(copy))
     assert fleet("apply").returncode == 0
     settled()
 
@@ -82,7 +82,7 @@ def replaced(place: str) -> None:
         except (FleetError, FleetErrors) as error:
             if "redis-sentinel" not in str(error):
                 raise
-            sentinels()
+            sentinels(place)
     raise AssertionError("a change of the CA does not come to its end")
 
 
@@ -92,15 +92,15 @@ def renewed(place: str, left: timedelta) -> datetime:
         done = renew(place, everything=True)
         until = datetime.now(UTC) + left
     assert [error for error in done.errors if "sentinel" not in error.message()] == []
-    sentinels()
+    sentinels(place)
     return until
 
 
-def sentinels() -> None:
+def sentinels(place: str) -> None:
     """One after another, by hand: a roll of them takes a minute, and nothing of it is at stake here."""
     for host in the_fleet().members("sentinel"):
         on(host.name, "systemctl restart redis-sentinel")
-        settled()
+        assert fleet("status", "--wait", "60", inventory=place).returncode == 0
 
 
 def until(moment: datetime) -> None:
@@ -154,7 +154,7 @@ def unnoticed(place: str, what: str) -> None:
     for kind, one in visits.items():
         results.note(f"{what}: visits, {kind}", failed=len(one.failed), slowest_seconds=one.slowest)
     assert {kind: one.failed[:3] for kind, one in visits.items() if one.failed} == {}
-    sentinels()
+    sentinels(place)
     assert {leaf["state"] for leaf in status(place)["leaves"]} == {"well"}
 
 
