@@ -11,11 +11,12 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any, Self
 
 import pytest
 
+from deploy.converge import compare
 from deploy.converge.inventory import folder
 from deploy.errors import FleetError, FleetErrors
 from deploy.procedures.pki.change import roll_ca
@@ -60,14 +61,22 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @contextmanager
 def made(*, leaves: timedelta = NOW, root: timedelta = NOW) -> Iterator[None]:
-    """What is signed meanwhile for hosts was signed so long ago; what is shown to ports as a proof is signed now."""
+    """What is signed meanwhile for hosts was signed so long ago, and nobody here takes it for due; what is shown to
+    ports as a proof is signed now.
+    """
     sign, make = Signer.sign, signing.make_root
     then, long_ago = datetime.now(UTC) - leaves, datetime.now(UTC) - root
 
     def signed(signer: Signer, csr: str, profile: LeafProfile, *, requester: str = "") -> str:
         return sign(signer, csr, profile, requester=requester, now=then if profile.days > 1 else None)
 
+    class Then(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls.fromtimestamp(then.timestamp(), tz)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "datetime", Then)
         patch.setattr(Signer, "sign", signed)
         patch.setattr(signing, "make_root", lambda name, bits, days, now: make(name, bits, days, long_ago))
         yield
