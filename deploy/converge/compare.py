@@ -342,10 +342,10 @@ def _certificate(item: want.Certificate, seen: Snapshot, authority: str, reissue
     if kind != item.key_type:
         reasons.append(f"key {kind} -> {item.key_type}")
     # A certificate that ends with its CA cannot be had for longer: that takes a new CA, not another certificate.
-    longest = _end(authority) - timedelta(hours=1)
-    if info.not_after - datetime.now(UTC) < timedelta(days=item.renew_days) and info.not_after < longest:
+    now, end = datetime.now(UTC), _end(authority)
+    if info.remaining(now) < timedelta(days=item.renew_days) and info.not_after < end - timedelta(hours=1):
         reasons.append(f"ends {info.not_after:%Y-%m-%d}")
-    if _end(authority) <= datetime.now(UTC):
+    if end <= now:
         reasons.append("its CA has ended")
     if reasons:
         return StepClass.WRITE, "issue again: " + ", ".join(reasons), ""

@@ -127,15 +127,15 @@ def killed_at(copy: str | Path, step: int, *words: str) -> bool:
     before.
     """
     path_of(folder(str(copy))).unlink(missing_ok=True)
-    return _killed_when(lambda: _steps(copy) >= step, copy, *words)
+    return _killed_when(lambda: _steps(copy) >= step, "roll", str(copy), *words)
 
 
-def killed_at_a_new_step(copy: str | Path, *words: str) -> bool:
-    """Start a roll, or go on with one, and kill it (-9) as soon as it has written down a step that none before it had:
-    so each step is one at which a controller died. False if it was over before.
+def killed_at_a_new_step(copy: str | Path, *command: str) -> bool:
+    """Run a command of `fleet` that begins a roll or goes on with one, and kill it (-9) as soon as it has written down
+    a step that none before it had: so each step is one at which a controller died. False if it was over before.
     """
-    seen = steps_taken(copy) if "--resume" in words else set()
-    return _killed_when(lambda: steps_taken(copy) > seen, copy, *words)
+    seen = steps_taken(copy)
+    return _killed_when(lambda: bool(steps_taken(copy) - seen), *command)
 
 
 def steps_taken(copy: str | Path) -> set[str]:
@@ -152,11 +152,11 @@ def _journal(copy: str | Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def _killed_when(true: Callable[[], bool], copy: str | Path, *words: str) -> bool:
+def _killed_when(true: Callable[[], bool], *command: str) -> bool:
     with TemporaryFile("w+") as said:
         process = subprocess.Popen(
-            [str(ROOT / "fleet"), "roll", str(copy), *words], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=said,
-            stderr=said, start_new_session=True,
+            [str(ROOT / "fleet"), *command], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=said, stderr=said,
+            start_new_session=True,
         )  # fmt: skip
         while (code := process.poll()) is None:
             if true():
@@ -165,5 +165,5 @@ def _killed_when(true: Callable[[], bool], copy: str | Path, *words: str) -> boo
                 return True
             time.sleep(0.005)
         said.seek(0)
-        assert code == 0, f"the roll was refused or has failed: {said.read()}"
+        assert code == 0, f"it was refused or has failed: {said.read()}"
         return False

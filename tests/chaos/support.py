@@ -59,6 +59,17 @@ def altered(folder_: Path, text: str) -> Path:
     return copy
 
 
+def shared(copy: Path, *names: str) -> None:
+    """What lies beside the inventory by these names is this copy's as well: what changes, changes for both."""
+    for name in names:
+        own, other = folder(INVENTORY) / name, copy / name
+        if own.is_dir():
+            shutil.rmtree(other)
+        else:
+            other.unlink()
+        other.symlink_to(own)
+
+
 def reordered(folder_: Path, service: str, *names: str) -> Path:
     """A copy of the inventory below this folder that lists the hosts of a service in this order, before all others."""
     copy = folder_ / folder(INVENTORY).name

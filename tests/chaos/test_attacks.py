@@ -7,7 +7,6 @@ hosts is touched. What is measured is what visitors of a web host see meanwhile,
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,6 @@ from contextlib import contextmanager
 
 import pytest
 
-from deploy.converge.inventory import folder
 from deploy.model.catalog import PROXY_ADDRESS, RELEASES, SERVICES, SSL_DIR, Tls
 from deploy.model.fleet import HostSpec
 from deploy.roles import door
@@ -27,7 +25,7 @@ from tests.chaos import attackers, results
 from tests.chaos.attackers import Place, codes, holding
 from tests.chaos.failover import settled, the_fleet, visiting
 from tests.chaos.stranger import Stranger, stranger
-from tests.chaos.support import INVENTORY, SPEC, UNBOUNDED, altered, fleet, on
+from tests.chaos.support import SPEC, UNBOUNDED, altered, fleet, on, shared
 from tests.chaos.test_firewall import allowed
 from tests.chaos.test_mutual_tls import PROBES, pair
 
@@ -61,8 +59,7 @@ def _prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No bound on how often visitors may submit: they come twenty times a second."""
     settled()
     copy = altered(tmp_path_factory.mktemp("attacks"), UNBOUNDED)
-    shutil.rmtree(copy / "pki")
-    (copy / "pki").symlink_to(folder(INVENTORY) / "pki")
+    shared(copy, "pki")
     assert fleet("apply", inventory=copy).returncode == 0
     yield
     assert fleet("apply").returncode == 0

@@ -7,7 +7,6 @@ get was signed so long ago that the moment in question is now.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from typing import Any, Self
 import pytest
 
 from deploy.converge import compare
-from deploy.converge.inventory import folder
 from deploy.errors import FleetError, FleetErrors
 from deploy.procedures.pki.change import roll_ca
 from deploy.procedures.pki.renew import renew
@@ -26,8 +24,8 @@ from deploy.trust.authority import Signer
 from deploy.trust.certificates import LeafProfile
 from tests.chaos import results
 from tests.chaos.failover import load, settled, the_fleet, visiting
-from tests.chaos.support import INVENTORY, UNBOUNDED, altered, fleet, on
-from tests.chaos.test_pki import pki_of
+from tests.chaos.support import UNBOUNDED, altered, fleet, on, shared
+from tests.chaos.test_pki import pki_of, unnoticed
 from tests.chaos.test_redis_failover import missing
 
 pytestmark = pytest.mark.thorough
@@ -47,8 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     settled()
     text = f'{UNBOUNDED}roll = {{"canary_seconds": 1, "read_interval": 0.3}}\n'
     copy = altered(tmp_path_factory.mktemp("ends"), f'{text}trust = {{"authority_days": {ROOT_LIFE.days}}}\n')
-    shutil.rmtree(copy / "pki")
-    (copy / "pki").symlink_to(folder(INVENTORY) / "pki")
+    shared(copy, "pki")
     assert fleet("apply", inventory=copy).returncode == 0
     with made(root=LEAF):
         replaced(str(copy))
@@ -147,24 +144,22 @@ def test_at_the_threshold_they_are_renewed_and_nobody_notices(place: str) -> Non
     assert done.returncode == 2
     assert "issue again: ends " in done.stdout
     assert {leaf["state"] for leaf in status(place)["leaves"]} == {"due"}
-    unnoticed(place, "certificates are renewed at the threshold")
+    applied_unnoticed(place, "certificates are renewed at the threshold")
 
 
 def test_an_hour_before_the_end_all_is_well_and_they_are_renewed_unnoticed(place: str) -> None:
     renewed(place, timedelta(hours=1))
     assert fleet("status", "--wait", "30", inventory=place).returncode == 0
-    unnoticed(place, "certificates are renewed an hour before their end")
+    applied_unnoticed(place, "certificates are renewed an hour before their end")
 
 
-def unnoticed(place: str, what: str) -> None:
+def applied_unnoticed(place: str, what: str) -> None:
     with visiting("web1") as visits:
         time.sleep(2)
         done = fleet("apply", inventory=place)
         time.sleep(4)
     assert done.returncode == 0, done.stdout + done.stderr
-    for kind, one in visits.items():
-        results.note(f"{what}: visits, {kind}", failed=len(one.failed), slowest_seconds=one.slowest)
-    assert {kind: one.failed[:3] for kind, one in visits.items() if one.failed} == {}
+    unnoticed(visits, what)
     sentinels(place)
     assert {leaf["state"] for leaf in status(place)["leaves"]} == {"well"}
 

@@ -6,7 +6,6 @@ Every TLS port is asked as in tests/chaos/test_mutual_tls.py, from a host that t
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from deploy.converge.inventory import folder, open_keys
 from deploy.trust.certificates import LeafProfile
 from tests.chaos import results
 from tests.chaos.failover import settled, the_fleet, visiting
-from tests.chaos.support import INVENTORY, REPEATS, ROOT, UNBOUNDED, altered, fleet, on
+from tests.chaos.support import INVENTORY, REPEATS, ROOT, UNBOUNDED, altered, fleet, on, shared
 from tests.chaos.test_mutual_tls import PROBES, TARGETS, Pair, called
 from tests.chaos.visitors import Visits
 
@@ -56,8 +55,7 @@ def _prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         tmp_path_factory.mktemp("pki"),
         UNBOUNDED + 'roll = {"canary_seconds": 1, "read_interval": 0.3}',
     )
-    shutil.rmtree(copy / "pki")
-    (copy / "pki").symlink_to(folder(INVENTORY) / "pki")
+    shared(copy, "pki")
     PLACE["inventory"] = copy
     assert fleet("apply", inventory=copy).returncode == 0
     yield

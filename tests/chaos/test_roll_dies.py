@@ -116,7 +116,7 @@ def test_a_controller_dies_at_each_step_and_nobody_notices(changed: Path) -> Non
     deaths = 0
     with load("web1", "deaths") as running, visiting("web1") as visits, watching(the_fleet()) as watch:
         begun = time.time()
-        while killed_at_a_new_step(changed, *words):
+        while killed_at_a_new_step(changed, "roll", str(changed), *words):
             words = ("--resume",)
             deaths += 1
         until = time.time()

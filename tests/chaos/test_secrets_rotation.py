@@ -42,8 +42,8 @@ from tests.chaos.failover import (
 )
 from tests.chaos.failover import redis as ask_redis
 from tests.chaos.load import TABLE, Ledger
-from tests.chaos.rolling import none_left, paid, roll, started, steps_taken
-from tests.chaos.support import INVENTORY, REPEATS, ROOT, SPEC, UNBOUNDED, altered, fleet, on
+from tests.chaos.rolling import killed_at_a_new_step, none_left, paid, roll, started
+from tests.chaos.support import INVENTORY, REPEATS, ROOT, SPEC, UNBOUNDED, altered, fleet, on, shared
 from tests.chaos.test_redis_failover import missing
 from tests.chaos.test_secrets import sampled
 from tests.chaos.visitors import Visits
@@ -104,9 +104,7 @@ def _prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     settled()
     place = tmp_path_factory.mktemp("secrets")
     copy = altered(place, CHANGES)
-    for name in ("secrets.age", "secrets.recipients"):
-        (copy / name).unlink()
-        (copy / name).symlink_to(folder(INVENTORY) / name)
+    shared(copy, "secrets.age", "secrets.recipients")
     PLACE["inventory"] = copy
     assert fleet("apply", inventory=copy).returncode == 0
     assert roll(copy)[0] == 0
@@ -326,20 +324,16 @@ def test_all_secrets_are_rotated_and_nobody_notices(number: int) -> None:
 
 def killed(seconds: float, *words: str) -> int | None:
     """Begin `fleet secrets rotate ...` and kill it (-9) after so many seconds; its exit code, if it had ended."""
-    process = _begun(*words)
+    process = subprocess.Popen(
+        [str(ROOT / "fleet"), "secrets", "rotate", str(PLACE["inventory"]), *words], cwd=ROOT,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
         return None
-
-
-def _begun(*words: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [str(ROOT / "fleet"), "secrets", "rotate", str(PLACE["inventory"]), *words], cwd=ROOT,
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
 
 
 def asked(*names: str) -> tuple[str, ...]:
@@ -384,17 +378,9 @@ def test_a_controller_dies_at_each_step_of_its_roll() -> None:
     path_of(copy).unlink(missing_ok=True)
     deaths = 0
     with visiting("web1") as visits:
-        while True:
-            seen, process = steps_taken(copy), _begun()
-            while process.poll() is None and steps_taken(copy) <= seen:
-                time.sleep(0.005)
-            if process.poll() is not None:
-                break
-            process.kill()
-            process.wait()
+        while killed_at_a_new_step(copy, "secrets", "rotate", str(copy)):
             deaths += 1
             assert deaths < 300
-        assert process.returncode == 0
     assert deaths > 3, "there was no roll to die in"
     unnoticed("a controller dies at each step of a rotation's roll", visits)
     after = values(*SOME)

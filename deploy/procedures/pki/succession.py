@@ -26,18 +26,19 @@ def begin(run: Run, tell: Callable[[str], None]) -> None:
     """
     trust, authorities = run.fleet.hosts[0].settings.trust, run.keys.authorities
     old = authorities.issuer
-    if old.offline or not ended(old):
+    over = ended(old)
+    if old.offline or not over:
         run.keys.signer()
     recipients = [one.line for one in read_sidecar(old.directory / SIDECAR)]
     made = authorities.create(
         f"omegaup-{run.fleet.name}", recipients, key_bits=trust.authority_bits, days=trust.authority_days
     )
     # Of one that has ended nothing is accepted any more: there is nothing to be careful with.
-    authorities.begin(made, at_once=ended(old))
-    new = authorities.issuer if ended(old) else authorities.other
+    authorities.begin(made, at_once=over)
+    new = authorities.issuer if over else authorities.other
     assert new is not None
     tell(f"{new.info.common_name} is to follow {old.info.common_name}: {new.directory}")
-    if ended(old):
+    if over:
         tell(f"{old.info.common_name} has ended: certificates come from the new one at once")
 
 
