@@ -24,7 +24,17 @@ from deploy.roles import rabbitmq_tls as tls
 from deploy.roles import rabbitmq_topology as topology
 from deploy.roles.common import CA_FILE, CRL_FILE, certificate, timer
 from deploy.roles.rabbitmq_ask import ENV, ask
-from deploy.roles.rabbitmq_members import CLUSTER, COOKIE, QUERY, UNIT, clusters, node, standings
+from deploy.roles.rabbitmq_members import (
+    CLUSTER,
+    COOKIE,
+    QUERY,
+    REBALANCE,
+    UNIT,
+    clusters,
+    insisted,
+    node,
+    standings,
+)
 from deploy.roles.rabbitmq_topology import ADMIN, API, CURL_FILE, DEFINITIONS
 
 __all__ = ["SECRETS", "clusters", "desired", "standings", "ways"]
@@ -253,7 +263,7 @@ def _join(ctx: Context) -> Parameter:
 def _membership(ctx: Context) -> Iterator[Resource]:
     """Asked of the leader: a member that lost its disk is forgotten before it joins anew, one that left for good."""
     query = _cluster(ctx)
-    forget = ctx.render("rabbitmq/forget.sh.j2")
+    forget = ctx.render("rabbitmq/forget.sh.j2", shrink=insisted('rabbitmq-queues -q shrink "$NAME"', seconds=60))
     for host in ctx.fleet.members("rabbitmq"):
         name = node(host.name)
         lost = host.name in ctx.live.empty.get(CLUSTER, frozenset()) and host.name != ctx.host.name
@@ -286,13 +296,7 @@ def _copies(ctx: Context) -> Parameter:
     name = node(ctx.host.name)
     return Parameter(
         query=_cluster(ctx), name="copies", want="of every queue", phase=Phase.MEMBERS, label="rabbitmq: copies",
-        act=f"""\
-end=$(($(date +%s) + 120))
-until said=$(rabbitmq-queues -q grow {name} all </dev/null 2>&1) && ! printf '%s' "$said" | grep -qi error; do
-  [ "$(date +%s)" -lt "$end" ] || {{ printf '%s\\n' "$said" | grep -v '^ *$' | head -n 5; exit 1; }}
-  sleep 1
-done
-rabbitmq-queues -q rebalance quorum </dev/null >/dev/null""",
+        act=insisted(f"rabbitmq-queues -q grow {name} all") + REBALANCE,
     )  # fmt: skip
 
 

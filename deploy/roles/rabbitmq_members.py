@@ -22,6 +22,25 @@ def node(host: str) -> str:
     return f"rabbit@{host}"
 
 
+def insisted(command: str, seconds: int = 120) -> str:
+    """Shell: a command of the queues' tool until it says yes, for `seconds` at most; then its last words.
+
+    It says no for a while to a queue that elects, to a member that joins, and while another member's command of the
+    same kind runs: by its exit code, or with exit code 0 in a row of what it prints.
+    """
+    return f"""\
+end=$(($(date +%s) + {seconds}))
+until said=$({command} </dev/null 2>&1) && ! printf '%s' "$said" | grep -q 'error: '; do
+  [ "$(date +%s)" -lt "$end" ] || {{ printf '%s\\n' "$said" | grep -v '^ *$' | head -n 5; exit 1; }}
+  sleep 1
+done
+"""
+
+
+REBALANCE = insisted("rabbitmq-queues -q rebalance quorum")
+"""Shell: leaders are spread anew. One at a time in a cluster: the broker refuses a second, which waits here."""
+
+
 @dataclass(frozen=True)
 class Member:
     """What one host says. `active`: its unit runs; `up`: the broker in it does; `nodes`, `running`: as it sees them.

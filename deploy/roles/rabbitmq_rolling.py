@@ -8,7 +8,7 @@ from deploy.model.fleet import Context
 from deploy.model.ways import Act, Gate, View, Way
 from deploy.roles import gates
 from deploy.roles.draining import drain, undrain
-from deploy.roles.rabbitmq_members import CLUSTER, UNIT, standings
+from deploy.roles.rabbitmq_members import CLUSTER, REBALANCE, UNIT, standings
 
 MEMBERS_FOR_QUORUM = 3
 """With fewer, the loss of one leaves no majority."""
@@ -62,7 +62,7 @@ rabbitmqctl -q --timeout 90 await_startup </dev/null"""
         drain=() if alone else (drain(ctx, ("rabbitmq",), here), (empty,)),
         undrain=() if alone else (*undrain(ctx, ("rabbitmq",), here), revive),
         restart={UNIT: restart},
-        finish="" if alone else "rabbitmq-queues -q rebalance quorum </dev/null >/dev/null",
+        finish="" if alone else REBALANCE,
     )  # fmt: skip
 
 

@@ -298,6 +298,20 @@ def test_a_stopped_cluster_is_started_by_apply() -> None:
     assert fleet("plan").returncode == 0
 
 
+def test_copies_are_made_while_leaders_are_being_spread() -> None:
+    """One command of the kind at a time in a cluster: of members that join at once, all but one find it taken."""
+    joins = MEMBERS[2]
+    spread = "rabbitmq-queues -q rebalance quorum </dev/null"
+    take = "global:set_lock({rebalance_queues, self()}, [node() | nodes()], 0), timer:sleep(15000)"
+    on(joins, f"rabbitmq-queues -q shrink rabbit@{joins} </dev/null")
+    begun = time.monotonic()
+    on(MEMBERS[0], f"rabbitmqctl -q eval 'spawn(fun() -> {take} end).'")
+    assert "rebalance_in_progress" in on(joins, f"{spread} 2>&1 || true"), "nobody holds it"
+    apply()
+    assert time.monotonic() - begun > 15
+    on(joins, spread)
+
+
 def test_another_cookie_is_refused_and_nothing_changed() -> None:
     host = MEMBERS[1]
     cookie = "/var/lib/rabbitmq/.erlang.cookie"

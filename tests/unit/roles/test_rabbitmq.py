@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -214,6 +215,35 @@ def test_three_members_know_one_another_and_the_first_declares() -> None:
     ]  # fmt: skip
     queue = parameters(context("data1", members=3))["rabbitmq:queue ContestQueue"]
     assert '"x-quorum-initial-group-size": 3' in queue.act
+
+
+@pytest.mark.parametrize(
+    ("refusal", "code"),
+    [("Error:\\nrebalance_in_progress", 75), ("/\\tContestQueue\\t2\\terror: cluster_change_not_permitted", 0)],
+)
+def test_a_members_copies_wait_for_what_refuses_them_for_a_while(refusal: str, code: int, tmp_path: Path) -> None:
+    """Members that join at once ask for the same at once; the broker lets one of them."""
+    tools = f"""\
+sleep() {{ :; }}
+rabbitmq-queues() {{
+  echo "$2" >>asked
+  [ "$(grep -c "$2" asked)" -gt 2 ] || {{ printf '{refusal}\n'; return {code}; }}
+  printf '/\\tErrorQueue\\t3\\tok\n'
+}}
+"""
+    act = parameters(context("data2", members=3))["rabbitmq: copies"].act
+    done = subprocess.run(
+        ["bash", "-eu"], input=tools + act, text=True, capture_output=True, check=False, cwd=tmp_path, timeout=30
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "asked").read_text().split() == ["grow"] * 3 + ["rebalance"] * 3
+
+
+def test_copies_that_are_refused_to_the_end_say_why(tmp_path: Path) -> None:
+    tools = "rabbitmq-queues() { printf 'Error:\\n\\nit elects\\n' >&2; return 75; }\n"
+    act = rabbitmq_members.insisted("rabbitmq-queues -q grow x all", seconds=0)
+    done = subprocess.run(["bash", "-eu"], input=tools + act, text=True, capture_output=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "Error:\nit elects\n")
 
 
 def test_secrets_are_marked_and_readable_by_nobody_else() -> None:
