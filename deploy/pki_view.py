@@ -35,6 +35,9 @@ def show_status(console: Console, err: Console, report: Report) -> None:
             _state(one.state, one.why),
         )  # fmt: skip
     console.print(table)
+    for one in report.roots:
+        if one.signs_for:
+            console.print(f"{escape(one.name)} signs for {escape(', '.join(one.signs_for))} alone", highlight=False)
     if report.phase:
         console.print(f"[yellow]the CA changes[/yellow]: phase {report.phase}; fleet pki roll-ca goes on")
     console.print()

@@ -180,7 +180,8 @@ def write(folder: Path, version: str = "1") -> None:
     (folder / "inventory.py").write_text(INVENTORY.format(addresses=addresses))
     lab = (ROOT / "inventories/lab/group_data/all.py").read_text()
     (folder / "group_data/all.py").write_text(
-        f"{lab}\nprofile = 'upstream'\nupstream = {settings!r}\n"
+        # Its hosts are others than the lab's.
+        f"{lab}\ntrust = {{}}\nprofile = 'upstream'\nupstream = {settings!r}\n"
         "redis = {**redis, 'maxmemory_policy': 'volatile-lru'}\nrunner = {'judge': 'noop'}\n"
     )
     (folder / "identity").write_text((ROOT / "inventories/lab/identity").read_text())

@@ -10,6 +10,8 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any
 
+from cryptography import x509
+
 from deploy.converge import shell
 from deploy.converge.profile import key_type, profile
 from deploy.converge.step import Step
@@ -18,7 +20,8 @@ from deploy.model import jumps
 from deploy.model import resources as want
 from deploy.model.observed import Answer, FileState, Snapshot, UnitState
 from deploy.model.resources import StepClass
-from deploy.trust.certificates import describe, differences
+from deploy.trust.certificates import describe, differences, parse_certificate
+from deploy.trust.signing import refuse_names
 
 Outcome = tuple[StepClass, str, str] | None
 """Step class, summary, script; None when nothing differs."""
@@ -319,12 +322,22 @@ def _only(host: str, item: want.Only, seen: Snapshot) -> Iterable[Step]:
 
 
 @lru_cache(maxsize=4)
+def _root(authority: str) -> x509.Certificate:
+    return parse_certificate(authority)
+
+
+@lru_cache(maxsize=4)
 def _end(authority: str) -> datetime:
     return describe(authority).not_after
 
 
 def _certificate(item: want.Certificate, seen: Snapshot, authority: str, reissue: Mapping[str, str]) -> Outcome:
-    """No script means: issue a new pair (that takes the controller, see converge.issue)."""
+    """No script means: issue a new pair (that takes the controller, see converge.issue).
+
+    Raises:
+        FleetError: the authority may not sign for a name of it.
+    """
+    refuse_names(_root(authority), profile(item, "none"), seen.host)
     have = seen.certificates.get(item.certificate_path)
     if have is None or not have.pem:
         return StepClass.CREATE, f"issue for {item.common_name}, role {item.role_name}", ""

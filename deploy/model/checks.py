@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from deploy.errors import FleetError, FleetErrors
 from deploy.model.catalog import CATALOG, JOURNAL_FILE, WORKERS
 from deploy.model.fleet import Fleet, HostSpec
+from deploy.model.permitted import outside, permitted
 from deploy.model.units import show_size
 
 RESERVED_CONNECTIONS = 10
@@ -185,6 +186,21 @@ def _renewal_before_end(fleet: Fleet) -> Iterator[FleetError]:
             )
 
 
+def _hosts_are_permitted(fleet: Fleet) -> Iterator[FleetError]:
+    if not fleet.hosts:
+        return
+    allowed = permitted(fleet)
+    for host in fleet.hosts:
+        for text in outside(allowed, [host.name], [host.address]):
+            yield FleetError(
+                host=host.name,
+                subject="trust.permitted",
+                found=f"nothing that {text} is in",
+                expected="the name and address of every host: the CA signs for nothing else",
+                hint="add it, or the network or domain that it is in; then fleet pki roll-ca if there is a CA",
+            )
+
+
 def _fleet_wide_values_agree(fleet: Fleet) -> Iterator[FleetError]:
     def compare(subject: str, read: Callable[[HostSpec], object]) -> Iterator[FleetError]:
         first = fleet.hosts[0]
@@ -355,6 +371,7 @@ _RULES = (
     _one_address_leaves_room,
     _php_pool_is_consistent,
     _renewal_before_end,
+    _hosts_are_permitted,
     _fleet_wide_values_agree,
     _sentinels_can_decide,
     _proxied_connections_last,

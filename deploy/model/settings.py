@@ -6,9 +6,11 @@ Unknown sections and unknown keys are refused. `applies` is the step class that 
 
 from __future__ import annotations
 
+import re
+from ipaddress import ip_network
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from deploy.model.units import Size, Span
 
@@ -87,11 +89,25 @@ class Base(Section):
     service_nofile: int = setting(65536, "LimitNOFILE of the stateful services", applies="restart", ge=1024, le=1048576)
 
 
+def _permitted(text: str) -> str:
+    """A network in its usual form, or a name."""
+    if re.fullmatch(r"[0-9./]+", text):
+        return str(ip_network(text))
+    label = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+    if len(text) > 253 or not re.fullmatch(rf"{label}(\.{label})*", text):
+        raise ValueError("neither a network, such as 10.0.0.0/24, nor a lower-case host or domain name")
+    return text
+
+
 class Trust(Section):
     """The inventory's certificate authority and the services' certificates (spec: Certificate Setup)."""
 
     authority_bits: int = setting(4096, "RSA key of the CA", applies="create", unit="bits", ge=2048, le=8192)
     authority_days: int = setting(365, "Life of the CA certificate", applies="create", unit="days", ge=1, le=7300)
+    permitted: tuple[Annotated[str, AfterValidator(_permitted)], ...] = setting(
+        (), "Hosts' names (all that end in one too) and networks that the CA may sign for, those of hosts to come "
+        "included; empty: any. Beside them the catalog's names and localhost", applies="create",
+    )  # fmt: skip
     key_type: Literal["rsa2048", "rsa3072", "rsa4096", "p256"] = setting(
         "rsa2048", "Keys of the services", applies="reload"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from deploy.converge.desired import secret_specs
 from deploy.converge.inventory import load, own_identity
 from deploy.errors import FleetError
+from deploy.model.permitted import permitted
 from deploy.trust.authority import Authority
 from deploy.trust.identities import load_identities
 from deploy.trust.vault import Vault
@@ -47,6 +48,7 @@ def initialise(path: Path, identity: Path | None = None) -> Made:
             recipients,
             key_bits=trust.authority_bits,
             days=trust.authority_days,
+            permitted=permitted(fleet),
         )
     if not Authority.load(directory).certificate_pem:
         raise FleetError(subject=str(directory), found="no certificate", expected="the CA's certificate")

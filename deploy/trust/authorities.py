@@ -19,7 +19,7 @@ To abort is to change back: the same phases towards the old authority, from the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from enum import Enum
@@ -162,14 +162,16 @@ class Authorities:
         if left != self.state.renew:
             self.write(replace(self.state, renew=left))
 
-    def create(self, name: str, recipients: Iterable[str], *, key_bits: int, days: int) -> str:
+    def create(
+        self, name: str, recipients: Iterable[str], *, key_bits: int, days: int, permitted: Sequence[str] = ()
+    ) -> str:
         """Make another complete authority, which counts for nothing yet; its folder below pki/.
 
         One that an earlier run made, and no change was begun to, is taken.
         """
         path = self.directory / f"ca-{self.state.made + 1}"
         if not (path / CERTIFICATE).exists():
-            Authority.create(path, name, recipients, key_bits=key_bits, days=days)
+            Authority.create(path, name, recipients, key_bits=key_bits, days=days, permitted=permitted)
         return path.name
 
     def begin(self, folder: str, *, at_once: bool = False) -> None:

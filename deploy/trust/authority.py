@@ -60,11 +60,13 @@ class Authority:
 
     @classmethod
     def create(
-        cls, directory: Path, name: str, recipients: Iterable[str], *, key_bits: int = 4096, days: int = 365
-    ) -> Authority:
+        cls, directory: Path, name: str, recipients: Iterable[str], *, key_bits: int = 4096, days: int = 365,
+        permitted: Sequence[str] = (),
+    ) -> Authority:  # fmt: skip
         """Make a new authority called ``name`` (the inventory's), its key encrypted to ``recipients``.
 
         key_bits: RSA, 2048 or more (the spec: 4096); days: life of the root (the spec: 365).
+        permitted: names and networks that it may sign for; none: any.
         Everything is written beside ``directory`` and renamed in one step: a killed run leaves nothing that
         loads, and the next one starts over. FleetError when ``directory`` holds anything already.
         """
@@ -81,7 +83,7 @@ class Authority:
                 _refuse_existing(directory)
                 for stale in directory.parent.glob(f".{directory.name}.creating-*"):
                     shutil.rmtree(stale)  # a killed run's; the lock says that nobody is at work in it
-                key, certificate = signing.make_root(name, key_bits, days, datetime.now(UTC))
+                key, certificate = signing.make_root(name, key_bits, days, datetime.now(UTC), permitted)
                 sealed = seal(_key_der(key), parsed)
                 draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}.creating-", dir=directory.parent))
                 try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import ipaddress
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from cryptography import x509
@@ -14,7 +15,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from deploy.errors import FleetError
-from deploy.trust.certificates import LeafProfile
+from deploy.model.permitted import network, outside
+from deploy.trust.certificates import LeafProfile, name_slash
 
 MINIMUM_RSA_BITS = 2048
 BACKDATE = timedelta(minutes=5)
@@ -23,8 +25,12 @@ BACKDATE = timedelta(minutes=5)
 PublicKey = rsa.RSAPublicKey | EllipticCurvePublicKey
 
 
-def make_root(name: str, key_bits: int, days: int, now: datetime) -> tuple[rsa.RSAPrivateKey, x509.Certificate]:
+def make_root(
+    name: str, key_bits: int, days: int, now: datetime, permitted: Sequence[str] = ()
+) -> tuple[rsa.RSAPrivateKey, x509.Certificate]:
     """A new RSA key and its self-signed root, valid from 5 minutes ago for ``days`` from ``now``.
+
+    permitted: names and networks that it may sign for, as name constraints (critical, as RFC 5280 has them); none: any.
 
     The subject carries the key's identifier: an old and a new root, trusted side by side during a rotation,
     must not share a name, which some verifiers look issuers up by.
@@ -33,7 +39,7 @@ def make_root(name: str, key_bits: int, days: int, now: datetime) -> tuple[rsa.R
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     common_name = f"{name} CA {identifier.digest.hex()[:8]}"
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-    certificate = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
@@ -45,9 +51,28 @@ def make_root(name: str, key_bits: int, days: int, now: datetime) -> tuple[rsa.R
         .add_extension(_key_usage(sign_certificates=True), critical=True)
         .add_extension(identifier, critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
-        .sign(key, SHA256())
     )
-    return key, certificate
+    if permitted:
+        trees = [x509.IPAddress(one) if (one := network(text)) else x509.DNSName(text) for text in permitted]
+        builder = builder.add_extension(x509.NameConstraints(trees, None), critical=True)
+    return key, builder.sign(key, SHA256())
+
+
+def constraints(root: x509.Certificate) -> tuple[str, ...]:
+    """The names and networks that a root may sign for, in the order in which it has them; empty: any."""
+    try:
+        trees = root.extensions.get_extension_for_class(x509.NameConstraints).value.permitted_subtrees
+    except x509.ExtensionNotFound:
+        return ()
+    return tuple(str(tree.value) for tree in trees or ())
+
+
+def not_permitted(root: x509.Certificate, profile: LeafProfile) -> tuple[str, ...]:
+    """Names of a profile that verifiers would refuse under this root. A subject is taken for a name, for want of one,
+    where it has a dot.
+    """
+    subject = [profile.common_name] if not profile.dns_names and "." in profile.common_name else []
+    return outside(constraints(root), [*profile.dns_names, *subject], profile.ip_addresses)
 
 
 def is_root(certificate: x509.Certificate) -> bool:
@@ -59,6 +84,18 @@ def is_root(certificate: x509.Certificate) -> bool:
     except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
         return False
     return constraints.ca and isinstance(certificate.public_key(), rsa.RSAPublicKey)
+
+
+def refuse_names(root: x509.Certificate, profile: LeafProfile, host: str | None = None) -> None:
+    """Raises FleetError where verifiers would refuse what this root signed of that profile, and says which names."""
+    if names := not_permitted(root, profile):
+        raise FleetError(
+            host=host,
+            subject=f"certificate for {profile.common_name}",
+            found=f"{', '.join(names)}: not among what {name_slash(root.subject)} may sign for",
+            expected=f"names and networks within {', '.join(constraints(root))}",
+            hint="add them to trust.permitted, then fleet pki roll-ca: a CA's constraints are made with it",
+        )
 
 
 def issue(
@@ -78,6 +115,7 @@ def issue(
             expected=f"valid at {now:%F %T} UTC",
             hint="Check the controller's clock; if the authority has expired: fleet pki roll-ca.",
         )
+    refuse_names(root, profile)
     issuer_id = root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     builder = (
         x509.CertificateBuilder()
@@ -93,9 +131,9 @@ def issue(
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_id), critical=False)
     )
-    names = _alternative_names(profile)
-    if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    alternative = _alternative_names(profile)
+    if alternative:
+        builder = builder.add_extension(x509.SubjectAlternativeName(alternative), critical=False)
     return builder.sign(root_key, SHA256())
 
 

@@ -75,7 +75,9 @@ def made(*, leaves: timedelta = NOW, root: timedelta = NOW) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare, "datetime", Then)
         patch.setattr(Signer, "sign", signed)
-        patch.setattr(signing, "make_root", lambda name, bits, days, now: make(name, bits, days, long_ago))
+        patch.setattr(
+            signing, "make_root", lambda name, bits, days, now, permitted: make(name, bits, days, long_ago, permitted)
+        )
         yield
 
 

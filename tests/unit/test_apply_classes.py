@@ -32,6 +32,7 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh
 NOT_IN_A_PLAN = {
     "trust.authority_bits": "read when the CA is made",
     "trust.authority_days": "read when the CA is made",
+    "trust.permitted": "read when the CA is made",
     "trust.key_type": "a new certificate: waived here",
     "trust.leaf_days": "a new certificate: waived here",
     "trust.renew_days": "when a certificate counts as due",
@@ -48,6 +49,7 @@ EXAMPLES: dict[str, Any] = {
     "monitoring.webhook": "https://pager.example.org/alerts",
     "monitoring.deadman": "https://watch.example.org/alive",
     "monitoring.page_from": ["192.0.2.0/24"],
+    "trust.permitted": [*GROUPS, "10.0.0.0/24"],
     "monitoring.mail": {"to": ["ana@example.org"], "sender": "judge@example.org", "relay": "mail.example.org:587"},
 }
 """Where another value cannot be made from the default one."""

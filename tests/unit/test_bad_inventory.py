@@ -78,6 +78,11 @@ CASES: dict[str, tuple[Break, str]] = {
     "php pool that php-fpm refuses": (setting("frontend = {'fpm_max_spare': 1}"), "min_spare <= start_servers"),
     "too few database connections": (setting("mysql = {'max_connections': 20}"), "mysql.max_connections: found 20"),
     "renewal at every run": (setting("trust = {'renew_days': 365}"), "trust.renew_days"),
+    "host that the CA may not sign for": (
+        setting("trust = {'permitted': ['data1', '192.0.2.0/24']}"),
+        "trust.permitted",
+    ),
+    "network that is none": (setting("trust = {'permitted': ['192.0.2.1/24']}"), "trust.permitted"),
     "operator's key that is none": (setting("base = {'operators': ['AAAA']}"), "base.operators"),
     "values that must agree": (
         setting("rabbitmq = {'user': 'other'}", "group_data/redis.py"),

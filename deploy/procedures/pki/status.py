@@ -12,11 +12,13 @@ from deploy.converge.inventory import load
 from deploy.errors import FleetError
 from deploy.model.catalog import SERVICES
 from deploy.model.fleet import Fleet, HostSpec
+from deploy.model.permitted import permitted
 from deploy.procedures.pki.hosts import ask_all
 from deploy.trust.authorities import Authorities
 from deploy.trust.authority import SIDECAR, Authority
 from deploy.trust.certificates import CertificateInfo, describe
 from deploy.trust.recipients import read_sidecar
+from deploy.trust.signing import constraints
 
 WELL, DUE, BAD = "well", "due", "bad"
 
@@ -44,7 +46,7 @@ class Leaf:
 @dataclass(frozen=True)
 class Root:
     """An authority that the hosts trust. `list_days`: of its revocation list; `revoked`: how many are on it.
-    `sealed_to`: who can open its key.
+    `sealed_to`: who can open its key. `signs_for`: the names and networks that it is constrained to; empty: any.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Root:
     list_number: int
     list_days: int
     sealed_to: tuple[str, ...]
+    signs_for: tuple[str, ...]
     state: str = WELL
     why: str = ""
 
@@ -168,6 +171,7 @@ def root(authority: Authority, authorities: Authorities, fleet: Fleet, now: date
     left = info.remaining(now)
     due = authority.list_due(now, trust.renew_days)
     number, list_days, revoked = 0, 0, 0
+    signs_for = constraints(authority.certificate)
     state, why = (DUE, f"revocation list: {due}") if due else (WELL, "")
     try:
         have = authority.revocation_list()
@@ -182,11 +186,13 @@ def root(authority: Authority, authorities: Authorities, fleet: Fleet, now: date
     elif left < timedelta(days=trust.renew_days) and authority is authorities.issuer:
         # No leaf of it lasts longer.
         state, why = DUE, "fleet pki roll-ca"
+    elif state is WELL and authority is authorities.issuer and set(signs_for) != set(permitted(fleet)):
+        state, why = DUE, "trust.permitted is another than when it was made: fleet pki roll-ca"
     try:
         sealed_to = tuple(one.label for one in read_sidecar(authority.directory / SIDECAR))
     except FleetError:
         sealed_to = ("it is on another machine",) if authority.offline else ()
     return Root(
         info.common_name or "", authority is authorities.issuer, left // timedelta(days=1), info.not_after.isoformat(),
-        info.serial, info.fingerprint, revoked, number, list_days, sealed_to, state, why,
+        info.serial, info.fingerprint, revoked, number, list_days, sealed_to, signs_for, state, why,
     )  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from deploy.converge.engine import Run
+from deploy.model.permitted import permitted
 from deploy.trust.authorities import Phase
 from deploy.trust.authority import SIDECAR, Authority
 from deploy.trust.recipients import read_sidecar
@@ -31,8 +32,9 @@ def begin(run: Run, tell: Callable[[str], None]) -> None:
         run.keys.signer()
     recipients = [one.line for one in read_sidecar(old.directory / SIDECAR)]
     made = authorities.create(
-        f"omegaup-{run.fleet.name}", recipients, key_bits=trust.authority_bits, days=trust.authority_days
-    )
+        f"omegaup-{run.fleet.name}", recipients, key_bits=trust.authority_bits, days=trust.authority_days,
+        permitted=permitted(run.fleet),
+    )  # fmt: skip
     # Of one that has ended nothing is accepted any more: there is nothing to be careful with.
     authorities.begin(made, at_once=over)
     new = authorities.issuer if over else authorities.other

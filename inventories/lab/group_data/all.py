@@ -5,6 +5,9 @@ environment = "development"
 # Its hosts live for hours, and what is measured on them must not meet apt.
 base = {"updates": "off"}
 
+# Its hosts, one more that could join them, and their network: the CA signs for nothing else.
+trust = {"permitted": ["data1", "data2", "data3", "data4", "web1", "web2", "app1", "run1", "mon1", "10.77.0.0/24"]}
+
 redis = {"sessions_maxmemory": "64mb", "repl_backlog_size": "16mb"}
 mysql = {"innodb_buffer_pool_size": "128mb"}
 frontend = {"fpm_max_children": 8, "fpm_start_servers": 2, "fpm_min_spare": 1, "fpm_max_spare": 4}

@@ -12,4 +12,13 @@ base = {
     "ssh_from": ["198.51.100.0/24"],
 }
 
+# What the CA may sign for: hosts' names, those of hosts to come included, and the network that they are in.
+trust = {
+    "permitted": [
+        *(f"data{number}" for number in range(1, 6)),
+        *(f"{kind}{number}" for kind in ("web", "app", "run", "mon") for number in range(1, 10)),
+        "192.0.2.0/24",
+    ]
+}
+
 mysql = {"max_connections": 200}

@@ -251,6 +251,10 @@ def test_the_state_of_the_ca_and_the_exit_code(world: World) -> None:
     assert at(0) == ("well", "")
     assert at(340) == ("due", "fleet pki roll-ca")
     assert at(366) == ("bad", "has ended: fleet pki roll-ca")
+    trust = {"trust": {"permitted": ["app1", "10.0.0.0/24"]}}
+    input_ = HostInput(frozenset({"gitserver"}), {"ssh_hostname": "10.0.0.31", **trust})
+    found = status.root(world.authority, authorities, build("test", {"app1": input_}), now)
+    assert (found.state, found.why.split(":")[0]) == ("due", "trust.permitted is another than when it was made")
     world.signer.sign_list(40, now)
     assert at(20)[1].startswith("revocation list: ends ")
     assert at(41)[0] == "bad"

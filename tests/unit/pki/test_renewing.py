@@ -35,6 +35,7 @@ from deploy.trust.authorities import STATE, Authorities
 from deploy.trust.authority import Authority, Signer
 from deploy.trust.certificates import LeafProfile, describe
 from deploy.trust.secret import Secret
+from tests.unit.trust.keys import Operator
 
 FLEET = build(
     "test",
@@ -111,6 +112,20 @@ def test_a_certificate_is_made_anew_when_it_was_revoked_or_asked_for(
     assert Authorities.load(authority.directory).state.renew == ()
     authority.revoke([info.serial], "key-compromise")
     assert summaries()[0].startswith("issue again: revoked ")
+
+
+def test_a_host_that_the_authority_may_not_sign_for_is_refused_before_anything_is_changed(
+    tmp_path: Path, alice: Operator
+) -> None:
+    narrow = Authority.create(tmp_path / "pki", "lab", [alice.public], key_bits=2048, permitted=["gitserver"])
+    assert [step.summary for step in compare.steps(HostState("app1", (ITEM,)), seen(), narrow.certificate_pem)] == [
+        "issue for gitserver, role gitserver"
+    ]
+    state = HostState("app1", (replace(ITEM, dns_names=("gitserver", "app9")),))
+    with pytest.raises(FleetError) as caught:
+        compare.steps(state, seen(), narrow.certificate_pem)
+    assert (caught.value.host, caught.value.subject) == ("app1", "certificate for gitserver")
+    assert caught.value.found.startswith("app9: not among")
 
 
 def test_asking_for_nothing_writes_nothing(authority: Authority) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from deploy.converge import compare, look, shell
 from deploy.converge.inventory import folder, load, open_keys
@@ -14,8 +16,10 @@ from deploy.model.profiles import UPSTREAM
 from deploy.model.resources import Delivery, HostState
 from deploy.procedures import people
 from deploy.procedures.initialise import initialise
+from deploy.trust.signing import make_root
 from tests.unit.upstream.fleets import FLEET, state
 
+AUTHORITY = make_root("test", 2048, 9, datetime.now(UTC))[1].public_bytes(Encoding.PEM).decode()
 HOSTS = [host.name for host in FLEET.hosts]
 
 
@@ -23,7 +27,7 @@ HOSTS = [host.name for host in FLEET.hosts]
 def test_the_shell_reads_what_a_bare_host_is_sent(host: str) -> None:
     wanted = HostState(host, tuple(state(host).values()))
     seen = Snapshot(host, HostFactsSeen("debian", "12", 8 * 1024**3, 100 * 1024**3))
-    steps = compare.steps(wanted, seen, "CA")
+    steps = compare.steps(wanted, seen, AUTHORITY)
     assert {step.key for step in steps} >= {item.key for item in wanted.resources if isinstance(item, Delivery)}
     for script in (shell.batch([step for step in steps if step.script]), look.script(wanted.resources, "nonce")):
         read = subprocess.run(["sh", "-n"], input=script, text=True, capture_output=True, check=False)
