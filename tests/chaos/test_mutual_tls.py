@@ -19,6 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from deploy.converge.inventory import folder, load, open_keys
 from deploy.model.catalog import Port, Service
 from deploy.model.fleet import Fleet, HostSpec
+from deploy.model.permitted import permitted
 from tests.chaos.support import INVENTORY, SPEC, altered, apply, fleet, on
 
 PROBES = {
@@ -40,7 +41,12 @@ are no host. tests/fleet asks both."""
 REDIS = {"cache": "frontend", "sessions": "frontend", "sentinel": "sentinel"}
 """Ports of Redis and Sentinel, which speak no HTTP -> on whose hosts somebody dials them."""
 WRONG_ROLE = "worker"
-KINDS = ("none", "self-signed", "other CA", "expired", "not yet valid", "server only", "wrong role", "right")
+FOREIGN = "another's name"
+"""What nobody can have signed whose CA is for the fleet's own names: who has its key."""
+KINDS = (
+    "none", "self-signed", "other CA", "expired", "not yet valid", "server only", "wrong role", "right",
+    *((FOREIGN,) if permitted(load(folder(INVENTORY))[1]) else ()),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,8 +93,10 @@ def _name(role: str) -> x509.Name:
     )
 
 
-def _make(role: str, issuer: x509.Name | None, signing: rsa.RSAPrivateKey | None, begins: int, ends: int,
-          usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.CLIENT_AUTH) -> Pair:  # fmt: skip
+def _make(
+    role: str, issuer: x509.Name | None, signing: rsa.RSAPrivateKey | None, begins: int, ends: int,
+    usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.CLIENT_AUTH, named: str = "localhost",
+) -> Pair:  # fmt: skip
     """A certificate valid from `begins` to `ends` hours from now; without an issuer it signs itself."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     now = datetime.now(UTC)
@@ -102,7 +110,7 @@ def _make(role: str, issuer: x509.Name | None, signing: rsa.RSAPrivateKey | None
         .not_valid_after(now + timedelta(hours=ends))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("client")]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(named)]), critical=False)
     )
     certificate = builder.sign(signing or key, hashes.SHA256())
     return Pair(
@@ -128,6 +136,7 @@ def pair(kind: str, role: str) -> Pair | None:
         "server only": lambda: _make(role, name, ours, -1, 24, ExtendedKeyUsageOID.SERVER_AUTH),
         "wrong role": lambda: _make(WRONG_ROLE, name, ours, -1, 24),
         "right": lambda: _make(role, name, ours, -1, 24),
+        FOREIGN: lambda: _make(role, name, ours, -1, 24, named="bank.example"),
     }
     return made[kind]()
 
@@ -246,7 +255,7 @@ def client_of_the_broker(host: HostSpec, port: Port) -> str:
 
 
 @pytest.mark.skipif(len(_fleet().hosts) == 1, reason="a fleet of one host has no flows between hosts")
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "wrong role"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in {"wrong role", FOREIGN}])
 @pytest.mark.parametrize("target", BROKERS, ids=[f"{port.name}-{host.name}" for host, port in BROKERS])
 def test_a_broker_takes_a_good_certificate_alone(target: tuple[HostSpec, Port], kind: str) -> None:
     host, port = target
