@@ -531,8 +531,13 @@ def pki_accept(inventory: Inventory, directory: Exchange, identity: Identity = N
     """Put what came back signed where it belongs, let servers load it, and ask every port."""
     with _reported():
         found = pki_offline.accept(inventory, directory, identity=identity)
-        pki_view.show_renewed(out, err, found)
-        if found.errors:
+        if found.renewed is None:
+            hosts = ", ".join(dict.fromkeys(host for host, _ in found.placed))
+            words = f"{len(found.placed)} certificates put on {hosts}; next: fleet apply, which makes what uses them."
+            out.print(words, highlight=False, soft_wrap=True)
+            return
+        pki_view.show_renewed(out, err, found.renewed)
+        if found.renewed.errors:
             raise typer.Exit(1)
 
 

@@ -35,6 +35,7 @@ from deploy.model.resources import (
     Phase,
     Resource,
     Revocations,
+    StepClass,
     Unit,
 )
 from deploy.trust.authorities import Authorities
@@ -331,6 +332,8 @@ class Run:
         finished: list[Step] = []
         running: list[Step] = []
         try:
+            if self.only is None:
+                self._refuse_unsigned(name)
             certificates = [step for step in steps if isinstance(step.resource, Certificate) and not step.script]
             if certificates:
                 issue(
@@ -367,6 +370,22 @@ class Run:
         self.did(name, *map(audit.described, steps))
         for step in steps:
             self.listener(name, step, "done")
+
+    def _refuse_unsigned(self, name: str) -> None:
+        """Raises FleetError: services of this host have no certificate, and who would sign one is elsewhere: they could
+        not start, and the host would be left half-made.
+        """
+        missing = [
+            step.resource.name
+            for step in self.steps(name)
+            if step.pending and step.step is StepClass.CREATE and isinstance(step.resource, Certificate)
+        ]
+        if missing:
+            raise FleetError(
+                host=name, subject="certificates", found=f"none for {', '.join(missing)}; the CA's key is elsewhere",
+                expected="certificates that were signed there",
+                hint="fleet pki requests, fleet pki sign there, fleet pki accept; then apply again",
+            )  # fmt: skip
 
     def _signed(self, name: str, steps: list[Step]) -> list[Step]:
         """The steps, with the revocation list that had to be signed first: once for all hosts."""

@@ -84,6 +84,8 @@ def _candidate(item: Certificate) -> str:
 def requests(host: Host, items: Sequence[Certificate]) -> dict[str, str]:
     """Make new keys on the host, beside those in use; resource key -> a request (PEM) for each.
 
+    A key whose owner the host does not have yet is root's: the apply that makes the account gives it away.
+
     Raises:
         FleetError: the host could not make them.
     """
@@ -91,8 +93,10 @@ def requests(host: Host, items: Sequence[Certificate]) -> dict[str, str]:
     for item in items:
         new = shlex.quote(_candidate(item))
         script = (
+            "command -v openssl >/dev/null || { echo 'no openssl: apt-get install openssl'; exit 1; }\n"
+            f"mkdir -p -- {shlex.quote(item.directory)}\n"
             f"umask 077\nrm -f -- {new}\nopenssl {_GENERATE[item.key_type]} -out {new} 2>/dev/null\n"
-            f"chown {item.owner}:{item.group} {new}\nchmod 0400 {new}\n"
+            f"chown {item.owner}:{item.group} {new} 2>/dev/null || chown root:root {new}\nchmod 0400 {new}\n"
             f"openssl req -new -sha256 -key {new} -subj '/CN=request'"
         )
         steps.append(Step(host=host.name, resource=item, step=StepClass.CREATE, summary="request", script=script))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.converge.issue import install, requests
 from deploy.converge.profile import profile
+from deploy.converge.step import Step
 from deploy.converge.together import together
 from deploy.errors import FleetError
-from deploy.model.resources import Certificate
+from deploy.model.resources import Certificate, Phase, StepClass
 from deploy.procedures.pki.renew import Renewed, converge
 from deploy.procedures.session import session
 from deploy.trust import exchange
@@ -57,8 +59,20 @@ def sign(pki: Path, folder: Path, agree: Callable[[tuple[Request, ...]], None], 
     return exchange.sign(folder, authority.unlock(load_identities(identity)), wanted)
 
 
-def accept(name: str, folder: Path, *, identity: Path | None = None) -> Renewed:
+@dataclass(frozen=True)
+class Accepted:
+    """`placed`: (host, certificate) of each that was put into its place. `renewed`: what servers made of it; None where
+    a host of them was never deployed: an apply comes first.
+    """
+
+    placed: tuple[tuple[str, str], ...]
+    renewed: Renewed | None
+
+
+def accept(name: str, folder: Path, *, identity: Path | None = None) -> Accepted:
     """Put certificates that came back where they belong, and let servers load them; then ask every port.
+
+    On a host that was never deployed they wait for the apply that makes their servers.
 
     Raises:
         FleetError: one is not what its host is to have, or its key is not there any more. Nothing was installed on that
@@ -87,9 +101,16 @@ def accept(name: str, folder: Path, *, identity: Path | None = None) -> Renewed:
         together(by_host, put)
         run.rethink()
         run.look_all()
+        placed = tuple((host, item.name) for host, pairs in by_host.items() for item, _ in pairs)
+        if any(_bare(step) for host in by_host for step in run.plan()[host]):
+            return Accepted(placed, None)
         done = converge(opened)
-        made = tuple((host, item.name) for host, pairs in by_host.items() for item, _ in pairs)
-        return Renewed((*made, *done.certificates), done.outcome, done.verified)
+        return Accepted(placed, Renewed((*placed, *done.certificates), done.outcome, done.verified))
+
+
+def _bare(step: Step) -> bool:
+    """Whether a host with such a step has not even got all its packages and accounts."""
+    return step.step is StepClass.CREATE and step.phase in {Phase.PACKAGES, Phase.ACCOUNTS}
 
 
 def _foreign(answer: Answer, expected: str) -> FleetError:

@@ -195,7 +195,10 @@ def test_keys_stay_on_their_host_and_certificates_find_them(
     assert [(one.host, one.name) for one in found] == [("app1", item.key)]
     module.sign(authority.directory, folder, lambda _: None, alice.path)
     for _ in range(2):  # what is in its place stays so
-        assert module.accept("x", folder).certificates == (("app1", "git"),)
+        accepted = module.accept("x", folder)
+        assert accepted.placed == (("app1", "git"),)
+        assert accepted.renewed is not None
+        assert accepted.renewed.certificates == (("app1", "git"),)
         assert sorted(path.name for path in host.iterdir()) == ["git.crt", "git.key"]
         info = describe((host / "git.crt").read_text(), here.certificate_pem)
         assert info.serial == here.journal()[-1].serial
