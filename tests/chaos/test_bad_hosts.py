@@ -211,6 +211,7 @@ def apt_locked(host: str, seconds: int) -> Iterator[None]:
         yield
 
 
+@pytest.mark.thorough
 def test_apt_locked_by_another_for_a_while() -> None:
     on("mon1", "apt-get -q -y remove prometheus >/dev/null 2>&1")
     with apt_locked("mon1", 6):

@@ -88,6 +88,7 @@ def started(host: str) -> str:
     return on(host, f"systemctl show -p Id,ExecMainStartTimestampMonotonic {units}")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("turn", range(REPEATS))
 def test_destroyed_and_rebuilt(turn: int) -> None:
     victim = a_victim("mysql", turn)

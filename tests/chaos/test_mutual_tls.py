@@ -302,6 +302,7 @@ def test_old_protocols_are_refused(target: tuple[HostSpec, Service, Port]) -> No
     assert codes == {"1.0": "000", "1.1": "000", "1.2": "200", "1.3": "200"}
 
 
+@pytest.mark.thorough
 def test_keys_of_the_other_kind(tmp_path: Path) -> None:
     """ECDSA on one host by the setting: served, accepted by the others; and RSA again."""
     served = "echo | openssl s_client -connect {}:6060 2>/dev/null | openssl x509 -noout -text | grep 'Public Key Algo'"

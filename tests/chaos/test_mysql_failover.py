@@ -128,6 +128,7 @@ def test_primary_destroyed(turn: int) -> None:
     same_everywhere()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("turn", range(REPEATS))
 def test_primary_killed_and_started_again_by_systemd(turn: int) -> None:
     """It takes writes again by itself, since nobody has taken its place."""

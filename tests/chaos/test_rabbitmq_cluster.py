@@ -298,6 +298,7 @@ def test_a_stopped_cluster_is_started_by_apply() -> None:
     assert fleet("plan").returncode == 0
 
 
+@pytest.mark.thorough
 def test_copies_are_made_while_leaders_are_being_spread() -> None:
     """One command of the kind at a time in a cluster: of members that join at once, all but one find it taken."""
     joins = MEMBERS[2]

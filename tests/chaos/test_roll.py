@@ -134,6 +134,7 @@ def test_a_hot_parameter_is_everywhere_within_seconds(service: str, turn: int, t
     assert seconds["seconds_until_it_is_everywhere"] < 10
 
 
+@pytest.mark.thorough
 def test_the_journal_has_each_step_before_it_is_taken(tmp_path: Path) -> None:
     copy = altered(tmp_path, 'gitserver = {"log_level": "error"}\nroll = {"canary_seconds": 2, "read_interval": 0.3}')
     assert fleet("apply", inventory=copy).returncode == 0
