@@ -83,7 +83,7 @@ def test_a_fleet_whose_ca_is_elsewhere(apart: Apart) -> None:
     here = str(apart.folder)
     packages = apart.on("dpkg-query -W | sha256sum")
     refused = apart.fleet("apply", here, code=1)
-    assert "the CA's key is elsewhere" in refused
+    assert "signed where the CA's key is" in refused
     assert "fleet pki requests" in refused
     assert apart.on("dpkg-query -W | sha256sum") == packages, "nothing was begun"
 
