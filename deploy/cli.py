@@ -42,7 +42,7 @@ from deploy.procedures.session import session  # noqa: E402
 from deploy.procedures.status import status as ask_status  # noqa: E402
 from deploy.procedures.verify import run_suite  # noqa: E402
 from deploy.secrets_cli import app as secrets_app  # noqa: E402
-from deploy.trust.exchange import Request  # noqa: E402
+from deploy.trust.exchange import Asked  # noqa: E402
 from deploy.trust.revocation import REASONS  # noqa: E402
 from lab.cli import app as lab_app  # noqa: E402
 
@@ -499,11 +499,14 @@ Exchange = Annotated[Path, typer.Argument(metavar="DIR", help="The folder that i
 
 
 @pki_app.command("requests")
-def pki_requests(inventory: Inventory, directory: Exchange, identity: Identity = None) -> None:
+def pki_requests(
+    inventory: Inventory, directory: Exchange, identity: Identity = None,
+    next_ca: Annotated[bool, typer.Option("--next-ca", help="And for the CA that is to follow this one.")] = False,
+) -> None:  # fmt: skip
     """For a CA whose key is on another machine: write requests for all that hosts are owed, with keys made there."""
     with _reported():
-        path, found = pki_offline.request(inventory, directory, identity=identity)
-        pki_view.show_requests(out, found)
+        path, found, wanted = pki_offline.request(inventory, directory, next_ca=next_ca, identity=identity)
+        pki_view.show_requests(out, found, wanted)
         out.print(f"{len(found)} requests in {path}; next: fleet pki sign.", highlight=False, soft_wrap=True)
 
 
@@ -516,10 +519,10 @@ def pki_sign(
 ) -> None:
     """On the machine that has the CA's key: show what is asked for, and sign it and a list of what is revoked."""
 
-    def agree(found: tuple[Request, ...]) -> None:
-        pki_view.show_requests(out, found)
+    def agree(found: Asked) -> None:
+        pki_view.show_requests(out, found.requests, found.following)
         if not yes:
-            typer.confirm(f"Sign these {len(found)}?", abort=True)
+            typer.confirm(f"Sign these {len(found.requests) + bool(found.following)}?", abort=True)
 
     with _reported():
         path = pki_offline.sign(authority, directory, agree, identity)
@@ -531,6 +534,8 @@ def pki_accept(inventory: Inventory, directory: Exchange, identity: Identity = N
     """Put what came back signed where it belongs, let servers load it, and ask every port."""
     with _reported():
         found = pki_offline.accept(inventory, directory, identity=identity)
+        if found.following:
+            out.print(f"{found.following} is to follow; next: fleet pki roll-ca.", highlight=False, markup=False)
         if found.renewed is None:
             hosts = ", ".join(dict.fromkeys(host for host, _ in found.placed))
             words = f"{len(found.placed)} certificates put on {hosts}; next: fleet apply, which makes what uses them."

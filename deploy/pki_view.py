@@ -13,6 +13,7 @@ from deploy.procedures.pki.revoke import Revoked
 from deploy.procedures.pki.status import BAD, DUE, Report
 from deploy.procedures.pki.verify import Verified
 from deploy.trust.exchange import Request
+from deploy.trust.following import Wanted
 from deploy.view import show_errors
 
 COLOURS = {BAD: "red", DUE: "yellow"}
@@ -82,9 +83,9 @@ def show_renewed(console: Console, err: Console, found: Renewed) -> None:
     console.print(f"{made} renewed; {well} of {len(ports)} ports serve what lies on their disk.", highlight=False)
 
 
-def show_requests(console: Console, found: Iterable[Request]) -> None:
-    for one in found:
-        console.print(escape(one.line), highlight=False, soft_wrap=True)
+def show_requests(console: Console, found: Iterable[Request], following: Wanted | None) -> None:
+    for line in [*(one.line for one in found), *([following.line] if following else [])]:
+        console.print(escape(line), highlight=False, soft_wrap=True)
 
 
 def show_revoked(console: Console, err: Console, found: Revoked) -> None:

@@ -32,9 +32,14 @@ class Step:
         return self.resource.role
 
     @property
+    def unsigned(self) -> bool:
+        """Whether it waits for who has the CA's key."""
+        return self.pending and isinstance(self.resource, Certificate | Revocations)
+
+    @property
     def waits(self) -> str:
         """What a pending step waits for, in words."""
-        return "signature pending" if isinstance(self.resource, Certificate | Revocations) else "restart pending"
+        return "signature pending" if self.unsigned else "restart pending"
 
     @property
     def phase(self) -> Phase:

@@ -162,6 +162,11 @@ class Authorities:
         if left != self.state.renew:
             self.write(replace(self.state, renew=left))
 
+    @property
+    def next_folder(self) -> str:
+        """Below pki/: where the next one lies, or will."""
+        return f"ca-{self.state.made + 1}"
+
     def create(
         self, name: str, recipients: Iterable[str], *, key_bits: int, days: int, permitted: Sequence[str] = ()
     ) -> str:
@@ -169,7 +174,7 @@ class Authorities:
 
         One that an earlier run made, and no change was begun to, is taken.
         """
-        path = self.directory / f"ca-{self.state.made + 1}"
+        path = self.directory / self.next_folder
         if not (path / CERTIFICATE).exists():
             Authority.create(path, name, recipients, key_bits=key_bits, days=days, permitted=permitted)
         return path.name

@@ -45,6 +45,7 @@ from deploy.trust.sealing import looks_sealed, seal, unseal
 CERTIFICATE, KEY, SIDECAR, JOURNAL, ISSUED, REVOKED, LIST, OFFLINE = (
     "ca.crt", "ca.key.age", "ca.key.recipients", "index.jsonl", "issued", "revoked.jsonl", "ca.crl", "ca.offline",
 )  # fmt: skip
+_IGNORED = b"/.lock\n/.*.tmp\n/.ca-*\n"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 
@@ -90,7 +91,7 @@ class Authority:
                     files.write_atomic(draft / KEY, sealed, files.PRIVATE)
                     write_sidecar(draft / SIDECAR, parsed)
                     files.write_atomic(draft / JOURNAL, b"", files.PUBLIC)
-                    files.write_atomic(draft / ".gitignore", b"/.lock\n/.*.tmp\n/.ca-*\n", files.PUBLIC)
+                    files.write_atomic(draft / ".gitignore", _IGNORED, files.PUBLIC)
                     (draft / ISSUED).mkdir(mode=files.PRIVATE_DIRECTORY)
                     now = datetime.now(UTC)
                     # From the beginning, so that the first revocation changes no configuration.
@@ -106,6 +107,32 @@ class Authority:
         except OSError as error:
             raise files.cannot("create", directory, error) from error
         return cls(directory, certificate)
+
+    @classmethod
+    def adopt(cls, directory: Path, certificate_pem: str, list_pem: str) -> Authority:
+        """The public half of an authority that was made elsewhere, in one step; one that is there already stays.
+
+        FleetError when another is there.
+        """
+        if not directory.exists():
+            draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}.creating-", dir=directory.parent))
+            try:
+                for name, text in ((JOURNAL, ""), (OFFLINE, ""), (LIST, list_pem), (CERTIFICATE, certificate_pem)):
+                    files.write_atomic(draft / name, text.encode(), files.PUBLIC)
+                files.write_atomic(draft / ".gitignore", _IGNORED, files.PUBLIC)
+                (draft / ISSUED).mkdir(mode=files.PRIVATE_DIRECTORY)
+                os.rename(draft, directory)
+                files.sync_directory(directory.parent)
+            except BaseException:
+                shutil.rmtree(draft, ignore_errors=True)
+                raise
+        found = cls.load(directory)
+        if found.info.fingerprint != describe(certificate_pem).fingerprint:
+            raise FleetError(
+                subject=str(directory), found=f"{found.info.common_name}", expected="none there, or the same",
+                hint="move it away: nothing that counts lies there",
+            )  # fmt: skip
+        return found
 
     @classmethod
     def load(cls, directory: Path) -> Authority:

@@ -19,6 +19,8 @@ from deploy.errors import FleetError
 from deploy.trust import files, journal
 from deploy.trust.authority import ISSUED, JOURNAL, LIST, REVOKED, Authority, Signer
 from deploy.trust.certificates import LeafProfile, describe, parse_certificate
+from deploy.trust.following import Following, Wanted, make
+from deploy.trust.identities import Identity
 from deploy.trust.journal import IssuanceRecord, Revocation
 from deploy.trust.revocation import read_list
 
@@ -49,6 +51,7 @@ class Asked:
     revocations: tuple[Revocation, ...]
     days: int
     """Life of a revocation list."""
+    following: Wanted | None = None
 
 
 @dataclass(frozen=True)
@@ -59,15 +62,37 @@ class Answer:
     pem: str
 
 
-def ask(folder: Path, authority: Authority, requests: Sequence[Request], days: int) -> Path:
-    """Write the file of requests, with what was revoked here."""
+@dataclass(frozen=True)
+class Answered:
+    """`list`: the revocation list, PEM."""
+
+    certificates: tuple[Answer, ...]
+    list: str
+    following: Following | None = None
+
+
+def ask(
+    folder: Path, authority: Authority, requests: Sequence[Request], days: int, following: Wanted | None = None
+) -> Path:
+    """Write the file of requests, with what was revoked here. following: the authority that is to be made."""
     return _write(
         folder / REQUESTS, authority,
         {
             "days": days, "revocations": [asdict(one) for one in authority.revocations().values()],
-            "requests": [asdict(one) for one in requests],
+            "requests": [asdict(one) for one in requests], "following": asdict(following) if following else None,
         },
     )  # fmt: skip
+
+
+def asked_of(folder: Path, pki: Path) -> Authority:
+    """Which authority of those in pki/ a file of requests is for; the first where none is.
+
+    Raises:
+        FleetError: there is no such file, or an authority is incomplete.
+    """
+    every = [Authority.load(pki), *(Authority.load(one.parent) for one in sorted(pki.glob("ca-*/ca.crt")))]
+    data = files.read_bytes(folder / REQUESTS, expected="what fleet pki requests wrote", hint="Carry the folder here.")
+    return next((one for one in every if one.info.fingerprint in data.decode(errors="replace")), every[0])
 
 
 def asked(folder: Path, authority: Authority) -> Asked:
@@ -79,13 +104,15 @@ def asked(folder: Path, authority: Authority) -> Asked:
             for one in document["requests"]
         )
         revoked = tuple(Revocation(**one) for one in document["revocations"])
-        return Asked(found, revoked, int(document["days"]))
+        return Asked(found, revoked, int(document["days"]), _wanted(document["following"]))
     except (KeyError, TypeError, ValueError):
         raise _damaged(folder / REQUESTS, "fleet pki requests") from None
 
 
-def sign(folder: Path, signer: Signer, wanted: Asked) -> Path:
-    """Sign all that is asked for and a list of what is revoked, and write the file that goes back."""
+def sign(folder: Path, signer: Signer, wanted: Asked, identities: Sequence[Identity] = ()) -> Path:
+    """Sign all that is asked for and a list of what is revoked, make the authority that is to follow, if one is, and
+    write the file that goes back. identities: they open that one as well.
+    """
     authority = signer.authority
     for one in wanted.revocations:
         adopt_revocation(authority, one)
@@ -95,11 +122,12 @@ def sign(folder: Path, signer: Signer, wanted: Asked) -> Path:
         record = next(one for one in reversed(authority.journal()) if one.serial == describe(pem).serial)
         answers.append({"host": request.host, "name": request.name, "record": asdict(record), "pem": pem})
     signed = signer.sign_list(wanted.days)
-    return _write(folder / CERTIFICATES, authority, {"certificates": answers, "list": signed})
+    made = asdict(make(signer, wanted.following, identities)) if wanted.following else None
+    return _write(folder / CERTIFICATES, authority, {"certificates": answers, "list": signed, "following": made})
 
 
-def answered(folder: Path, authority: Authority) -> tuple[tuple[Answer, ...], str]:
-    """(certificates, revocation list) of the file that came back, each seen to be the authority's own.
+def answered(folder: Path, authority: Authority) -> Answered:
+    """What is in the file that came back, certificates and list seen to be the authority's own.
 
     Raises:
         FleetError: it is none, is damaged, or from another authority.
@@ -112,7 +140,8 @@ def answered(folder: Path, authority: Authority) -> tuple[tuple[Answer, ...], st
             for name in ("dns_names", "ip_addresses", "usages"):
                 record[name] = tuple(record[name])
             found.append(Answer(str(one["host"]), str(one["name"]), IssuanceRecord(**record), str(one["pem"])))
-        text = str(document["list"])
+        text, made = str(document["list"]), document["following"]
+        following = Following(**made) if made else None
     except (KeyError, TypeError, ValueError):
         raise _damaged(folder / CERTIFICATES, "fleet pki sign") from None
     for answer in found:
@@ -120,7 +149,7 @@ def answered(folder: Path, authority: Authority) -> tuple[tuple[Answer, ...], st
         if (info.serial, info.fingerprint) != (answer.record.serial, answer.record.fingerprint):
             raise _damaged(folder / CERTIFICATES, "fleet pki sign")
     read_list(text, authority.certificate, f"{folder / CERTIFICATES}, its revocation list")
-    return tuple(found), text
+    return Answered(tuple(found), text, following)
 
 
 def adopt(authority: Authority, answers: Iterable[Answer], text: str) -> None:
@@ -146,6 +175,13 @@ def adopt_revocation(authority: Authority, one: Revocation) -> None:
     with files.locked(authority.directory / ".lock"):
         if one.serial not in authority.revocations():
             journal.append(authority.directory / REVOKED, one)
+
+
+def _wanted(fields: dict[str, Any] | None) -> Wanted | None:
+    if not fields:
+        return None
+    more = {"profile": _profile(fields["profile"]), "permitted": tuple(map(str, fields["permitted"]))}
+    return Wanted(**{**fields, **more})
 
 
 def _profile(fields: dict[str, Any]) -> LeafProfile:

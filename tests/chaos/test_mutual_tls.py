@@ -41,7 +41,7 @@ are no host. tests/fleet asks both."""
 REDIS = {"cache": "frontend", "sessions": "frontend", "sentinel": "sentinel"}
 """Ports of Redis and Sentinel, which speak no HTTP -> on whose hosts somebody dials them."""
 WRONG_ROLE = "worker"
-FOREIGN = "another's name"
+FOREIGN = "another name"
 """What nobody can have signed whose CA is for the fleet's own names: who has its key."""
 KINDS = (
     "none", "self-signed", "other CA", "expired", "not yet valid", "server only", "wrong role", "right",

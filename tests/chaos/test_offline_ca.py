@@ -1,10 +1,11 @@
-"""A CA whose key is never where the fleet is deployed from: from a bare host to its second certificates and a revoked
-one. The other machine is a folder here; what the controller has of the CA is seen to be without the key throughout.
+"""A CA whose key is never where the fleet is deployed from: from a bare host to its second certificates, a revoked one,
+and another CA. The other machine is a folder here; what the controller has of the CA is seen to be without the key.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 import lab
 from deploy.converge import inventory
 from deploy.model.catalog import SSL_DIR
+from deploy.procedures.pki import canaries
 from deploy.trust.authority import KEY, OFFLINE, SIDECAR
 from lab import LabSpec
 from tests.chaos.support import OF_RUNS, ROOT
@@ -48,13 +50,26 @@ class Apart:
         assert done.returncode == 0, f"{script!r}: {done.stdout[-500:]}{done.stderr[-500:]}"
         return str(done.stdout)
 
-    def signed(self) -> str:
+    def authorities(self) -> set[str]:
+        """Fingerprints of what the host trusts."""
+        script = f"openssl storeutl -certs -noout -text {SSL_DIR}/ca.crt | grep -A1 'X509v3 Subject Key Identifier'"
+        return set(re.findall(r"(?:[0-9A-F]{2}:){19}[0-9A-F]{2}", self.on(script)))
+
+    def signed(self, *words: str) -> str:
         """What is owed goes there and comes back; what `accept` says."""
-        here, identity = str(self.folder), str(self.folder / "identity")
+        here, identity = str(self.folder), self.vault.with_name("identity")
+        shutil.copy(self.folder / "identity", identity)
+        identity.chmod(0o600)
         shutil.rmtree(self.stick, ignore_errors=True)
-        self.fleet("pki", "requests", here, str(self.stick))
-        self.fleet("pki", "sign", str(self.stick), "--ca", str(self.vault), "--identity", identity, "--yes")
+        self.fleet("pki", "requests", here, str(self.stick), *words)
+        self.fleet("pki", "sign", str(self.stick), "--ca", str(self.vault), "--identity", str(identity), "--yes")
         return self.fleet("pki", "accept", here, str(self.stick))
+
+    def is_well(self) -> None:
+        here = str(self.folder)
+        self.fleet("status", here, "--wait", "60")
+        self.fleet("pki", "verify", here)
+        self.fleet("plan", here)
 
     def serials(self) -> dict[str, str]:
         """Certificate -> its serial on the host."""
@@ -90,9 +105,7 @@ def test_a_fleet_whose_ca_is_elsewhere(apart: Apart) -> None:
     assert "next: fleet apply" in apart.signed()
     assert "next: fleet apply" in apart.signed(), "asked for once more, say since somebody lost the folder"
     apart.fleet("apply", here)
-    apart.fleet("status", here, "--wait", "60")
-    apart.fleet("pki", "verify", here)
-    apart.fleet("plan", here)
+    apart.is_well()
     keys = apart.on(f"stat -c '%a %n' {SSL_DIR}/*.key").splitlines()
     assert keys
     assert {line.split()[0] for line in keys} == {"400"}
@@ -110,8 +123,27 @@ def test_a_fleet_whose_ca_is_elsewhere(apart: Apart) -> None:
     apart.signed()
     assert runner in apart.on(f"openssl crl -noout -text -in {SSL_DIR}/ca.crl")
     assert apart.serials()[f"{SSL_DIR}/runner.crt"] != f"serial={runner}"
-    apart.fleet("status", here, "--wait", "60")
-    apart.fleet("pki", "verify", here)
-    apart.fleet("plan", here)
+    apart.is_well()
     journal = (apart.folder / "pki/index.jsonl").read_text().splitlines()
     assert {json.loads(line)["requester"] for line in journal} == {HOST}
+
+    old = apart.authorities()
+    assert "--next-ca" in apart.fleet("pki", "roll-ca", here, code=1)
+    assert apart.authorities() == old
+    assert "next: fleet pki roll-ca" in apart.signed("--next-ca")
+    said = apart.fleet("pki", "roll-ca", here, code=1)
+    assert "trust: every host trusts both authorities: proven" in said
+    assert "fleet pki accept; then fleet pki roll-ca again" in said, "nobody here signs for the new one"
+    both = apart.authorities()
+    assert both > old
+    apart.signed()
+    assert "complete" in apart.fleet("pki", "roll-ca", here)
+    assert apart.authorities() == both - old
+    third = apart.serials()
+    assert {name for name in third if third[name] == second[name]} == set()
+    assert not (apart.folder / "pki" / canaries.KEPT).exists()
+    apart.is_well()
+    # And the one that came after signs as the first did.
+    apart.fleet("pki", "renew", here, "--all")
+    apart.signed()
+    assert {name for name in third if third[name] == apart.serials()[name]} == set()

@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deploy.converge.engine import Run
+from deploy.converge.step import Step
 from deploy.errors import FleetError, FleetErrors
 from deploy.procedures.phases import known_phase, not_in_force
-from deploy.procedures.pki import succession
+from deploy.procedures.pki import canaries, succession
 from deploy.procedures.pki.renew import converge
-from deploy.procedures.pki.verify import canary
 from deploy.procedures.pki.verify import prove as shown
 from deploy.procedures.session import Session, session
 from deploy.roles.door import OPERATOR
@@ -69,6 +69,8 @@ def roll_ca(
             if phase is Phase.ISSUE and (names := people_of(authorities.other)):
                 tell(f"certificates of people end with the old authority: fleet pki operator for {', '.join(names)}")
             authorities.write(authorities.state.proven())
+            if authorities.state.phase is None:
+                canaries.forget(authorities.directory)
             if authorities.state.phase is None or phase.value == stop_after:
                 return Changed(authorities.state.phase.value if authorities.state.phase else "", issuer)
 
@@ -128,19 +130,23 @@ def prove(opened: Session) -> None:
 
 
 def _owed(run: Run) -> Iterator[FleetError]:
-    """What differs still, or waits for a restart: the phase is not in force there."""
-    return not_in_force(
-        run, lambda step: "fleet roll, then fleet pki roll-ca again" if step.pending else "fleet pki roll-ca again"
-    )
+    """What differs still, or waits for a restart or a signature: the phase is not in force there."""
+
+    def hint(step: Step) -> str:
+        if step.unsigned:
+            return "fleet pki requests, fleet pki sign there, fleet pki accept; then fleet pki roll-ca again"
+        return "fleet roll, then fleet pki roll-ca again" if step.pending else "fleet pki roll-ca again"
+
+    return not_in_force(run, hint)
 
 
 def _canaries(run: Run) -> list[FleetError]:
     """Every port takes a certificate of each authority that is trusted, and of no other."""
     authorities = run.keys.authorities
     other = authorities.other
-    made = [canary(run.keys.signer(), run.fleet, "a certificate of the authority that issues")]
+    made = [canaries.of(run, authorities.issuer, "a certificate of the authority that issues")]
     taken, refused = [made[0].name], list[str]()
     if other is not None and not succession.ended(other):
-        made.append(canary(run.keys.unlock(other), run.fleet, "a certificate of the other authority"))
+        made.append(canaries.of(run, other, "a certificate of the other authority"))
         (refused if authorities.state.phase is Phase.DROP else taken).append(made[1].name)
     return shown(run, made, taken=taken, refused=refused)[1]

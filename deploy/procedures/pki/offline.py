@@ -6,28 +6,38 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.converge.engine import Run
 from deploy.converge.issue import install, requests
 from deploy.converge.profile import profile
 from deploy.converge.step import Step
 from deploy.converge.together import together
 from deploy.errors import FleetError
+from deploy.model.permitted import permitted
 from deploy.model.resources import Certificate, Phase, StepClass
+from deploy.procedures.pki import canaries
 from deploy.procedures.pki.renew import Renewed, converge
 from deploy.procedures.session import session
 from deploy.trust import exchange
-from deploy.trust.authority import Authority
+from deploy.trust.authorities import Authorities
 from deploy.trust.certificates import describe, differences
-from deploy.trust.exchange import Answer, Request
+from deploy.trust.exchange import Answer, Asked, Request
+from deploy.trust.following import Following, Wanted, take
 from deploy.trust.identities import load_identities
 
+CANARY_DAYS = 90
+"""How long a change of the CA may take whose signatures are carried there and back."""
 
-def request(name: str, folder: Path, *, identity: Path | None = None) -> tuple[Path, tuple[Request, ...]]:
-    """Make a key on its host for each certificate that is owed, and write their requests into the folder.
+
+def request(
+    name: str, folder: Path, *, next_ca: bool = False, identity: Path | None = None
+) -> tuple[Path, tuple[Request, ...], Wanted | None]:
+    """Make a key on its host for each certificate that is owed, and write their requests into the folder. next_ca: and
+    what the authority is to be that follows this one.
 
     Again: other keys, so that what was asked for before is of no use any more.
 
     Raises:
-        FleetError: a host could not be asked, or could not make a key.
+        FleetError: a host could not be asked, or could not make a key; or the CA changes already.
     """
     with session(name, identity=identity, lock_for="fleet pki requests") as opened:
         run = opened.run
@@ -44,29 +54,50 @@ def request(name: str, folder: Path, *, identity: Path | None = None) -> tuple[P
             for item in owed[host]
         )
         days = run.fleet.hosts[0].settings.trust.crl_days
-        return exchange.ask(folder, run.keys.authority, found, days), found
+        wanted = _wanted(run) if next_ca else None
+        return exchange.ask(folder, run.keys.authority, found, days, wanted), found, wanted
 
 
-def sign(pki: Path, folder: Path, agree: Callable[[tuple[Request, ...]], None], identity: Path | None = None) -> Path:
+def _wanted(run: Run) -> Wanted:
+    """What the next authority is to be; the key of what it and this one are shown by is made and kept here."""
+    authorities, trust = run.keys.authorities, run.fleet.hosts[0].settings.trust
+    if authorities.state.phase is not None:
+        raise FleetError(
+            subject="fleet pki requests --next-ca", found=f"a change, in phase {authorities.state.phase.value}",
+            expected="none under way", hint="fleet pki roll-ca goes on with it",
+        )  # fmt: skip
+    key, csr = canaries.pair()
+    canaries.keep(authorities.directory, key, {})
+    return Wanted(
+        authorities.next_folder, f"omegaup-{run.fleet.name}", trust.authority_bits, trust.authority_days,
+        permitted(run.fleet), csr, canaries.profile(run.fleet.name, CANARY_DAYS),
+    )  # fmt: skip
+
+
+def sign(pki: Path, folder: Path, agree: Callable[[Asked], None], identity: Path | None = None) -> Path:
     """On the machine that has the key: sign what the folder asks for. agree: shown all of it first; raises to refuse.
+
+    pki: with the authorities that came after the first as folders in it; the one that is asked signs.
 
     Raises:
         FleetError: the requests are no good or for another authority, or the key cannot be opened.
     """
-    authority = Authority.load(pki)
+    authority = exchange.asked_of(folder, pki)
     wanted = exchange.asked(folder, authority)
-    agree(wanted.requests)
-    return exchange.sign(folder, authority.unlock(load_identities(identity)), wanted)
+    agree(wanted)
+    identities = load_identities(identity)
+    return exchange.sign(folder, authority.unlock(identities), wanted, identities)
 
 
 @dataclass(frozen=True)
 class Accepted:
     """`placed`: (host, certificate) of each that was put into its place. `renewed`: what servers made of it; None where
-    a host of them was never deployed: an apply comes first.
+    a host of them was never deployed: an apply comes first. `following`: the authority to which a change has begun.
     """
 
     placed: tuple[tuple[str, str], ...]
     renewed: Renewed | None
+    following: str = ""
 
 
 def accept(name: str, folder: Path, *, identity: Path | None = None) -> Accepted:
@@ -80,7 +111,8 @@ def accept(name: str, folder: Path, *, identity: Path | None = None) -> Accepted
     """
     with session(name, identity=identity, lock_for="fleet pki accept") as opened:
         run = opened.run
-        answers, text = exchange.answered(folder, run.keys.authority)
+        answered = exchange.answered(folder, run.keys.authority)
+        answers, text = answered.certificates, answered.list
         by_host: dict[str, list[tuple[Certificate, Answer]]] = {}
         for answer in answers:
             if answer.host not in run.targets:
@@ -98,14 +130,24 @@ def accept(name: str, folder: Path, *, identity: Path | None = None) -> Accepted
             install(run.hosts[host], [item for item, _ in pairs], {item.key: answer.pem for item, answer in pairs})
 
         exchange.adopt(run.keys.authority, answers, text)
+        following = _begin(run.keys.authorities, answered.following) if answered.following else ""
         together(by_host, put)
         run.rethink()
         run.look_all()
         placed = tuple((host, item.name) for host, pairs in by_host.items() for item, _ in pairs)
         if any(_bare(step) for host in by_host for step in run.plan()[host]):
-            return Accepted(placed, None)
+            return Accepted(placed, None, following)
         done = converge(opened)
-        return Accepted(placed, Renewed((*placed, *done.certificates), done.outcome, done.verified))
+        return Accepted(placed, Renewed((*placed, *done.certificates), done.outcome, done.verified), following)
+
+
+def _begin(authorities: Authorities, found: Following) -> str:
+    """The change to the authority that came back, unless it has begun already; its name."""
+    new = take(authorities.issuer, found)
+    canaries.take(authorities.directory, found.canaries)
+    if authorities.state.phase is None:
+        authorities.begin(found.folder)
+    return new.info.common_name or ""
 
 
 def _bare(step: Step) -> bool:

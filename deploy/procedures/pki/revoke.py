@@ -12,8 +12,9 @@ from deploy.converge.inventory import folder, load, open_keys
 from deploy.errors import FleetError, FleetErrors, each_of
 from deploy.model.fleet import Fleet
 from deploy.model.resources import Certificate
+from deploy.procedures.pki import canaries
 from deploy.procedures.pki.renew import Renewed, converge, of_trust, on_hosts
-from deploy.procedures.pki.verify import CANARY, canary, prove
+from deploy.procedures.pki.verify import prove
 from deploy.procedures.session import Session, session
 from deploy.roles.door import OPERATOR
 from deploy.trust.authorities import Authorities
@@ -88,8 +89,8 @@ def _distributed(opened: Session, taken: tuple[Taken, ...], first: Renewed | Non
     if not (failed or any(one.fresh for one in taken) or any(run.plan().values())):
         return Revoked(taken, made, 0, ())
     signer = run.keys.signer()
-    good, bad = (canary(signer, run.fleet, f"a {kind} certificate") for kind in ("good", "revoked"))
-    run.keys.authority.revoke([describe(bad.certificate).serial], "superseded", CANARY)
+    good, bad = (canaries.signed(signer, run.fleet.name, f"a {kind} certificate") for kind in ("good", "revoked"))
+    run.keys.authority.revoke([describe(bad.certificate).serial], "superseded", canaries.ROLE)
     run.rethink()
     done = converge(opened, (lambda step: not isinstance(step.resource, Certificate)) if failed else None)
     errors = [*failed, *done.errors]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from deploy.converge.engine import Run
+from deploy.errors import FleetError
 from deploy.model.permitted import permitted
 from deploy.trust.authorities import Phase
 from deploy.trust.authority import SIDECAR, Authority
@@ -28,7 +29,13 @@ def begin(run: Run, tell: Callable[[str], None]) -> None:
     trust, authorities = run.fleet.hosts[0].settings.trust, run.keys.authorities
     old = authorities.issuer
     over = ended(old)
-    if old.offline or not over:
+    if old.offline:
+        raise FleetError(
+            subject=f"authority {old.info.common_name}", found="a key that is on another machine",
+            expected="the authority that is to follow, made there",
+            hint="fleet pki requests --next-ca, fleet pki sign there, fleet pki accept; then again",
+        )  # fmt: skip
+    if not over:
         run.keys.signer()
     recipients = [one.line for one in read_sidecar(old.directory / SIDECAR)]
     made = authorities.create(

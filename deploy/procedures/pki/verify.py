@@ -9,12 +9,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
-
 from deploy.converge import certificates, remote
 from deploy.converge.certificates import Canary, Have, Served
 from deploy.converge.engine import Run
@@ -28,11 +22,8 @@ from deploy.procedures.pki.hosts import Seen, ask, ask_all
 from deploy.procedures.pki.status import BAD, issuer_of, judged
 from deploy.roles.common import CA_FILE, CRL_FILE
 from deploy.trust.authorities import Authorities
-from deploy.trust.authority import Signer
-from deploy.trust.certificates import LeafProfile, describe
+from deploy.trust.certificates import describe
 
-CANARY = "canary"
-"""The role of certificates that are made to be shown once; nothing lets it in beyond the handshake."""
 PATIENCE = 15.0
 """Seconds that servers have for a reload, which they do after they were told to, or for a start."""
 
@@ -194,17 +185,6 @@ def _reload(unit: Unit | None) -> str:
 
 
 # -- canaries ---------------------------------------------------------------------------------------------
-
-
-def canary(signer: Signer, fleet: Fleet, name: str) -> Canary:
-    """A key that exists here, in memory, and its certificate: a client's, for a day, with a role that nobody admits."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "request")])
-    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, SHA256())
-    profile = LeafProfile(common_name=CANARY, role=CANARY, organization=fleet.name, client_auth=True, days=1)
-    pem = signer.sign(request.public_bytes(Encoding.PEM).decode(), profile, requester=CANARY)
-    text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    return Canary(name, pem, text)
 
 
 def prove(

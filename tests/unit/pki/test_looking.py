@@ -20,7 +20,7 @@ from deploy.errors import FleetError
 from deploy.model.catalog import SERVICES, SSL_DIR
 from deploy.model.fleet import Fleet, HostInput, HostSpec, build
 from deploy.model.resources import Unit
-from deploy.procedures.pki import status, verify
+from deploy.procedures.pki import canaries, status, verify
 from deploy.procedures.pki.hosts import Seen
 from deploy.trust.authorities import Authorities
 from deploy.trust.authority import Authority, Signer
@@ -170,7 +170,7 @@ def test_revoked_ended_and_missing(world: World) -> None:
 def test_canaries_show_what_a_port_accepts(world: World, server: object) -> None:
     if server is haproxy and shutil.which("haproxy") is None:
         pytest.skip("haproxy is not installed here")
-    good, bad = (verify.canary(world.signer, FLEET, f"a {kind} certificate") for kind in ("good", "revoked"))
+    good, bad = (canaries.signed(world.signer, FLEET.name, f"a {kind} certificate") for kind in ("good", "revoked"))
     world.authority.revoke([describe(bad.certificate).serial], "superseded")
 
     def shown() -> list[FleetError]:
@@ -197,7 +197,7 @@ def test_what_nobody_answers_is_neither_taken_nor_refused() -> None:
 
 
 def test_keys_of_canaries_do_not_show_themselves(world: World) -> None:
-    assert "PRIVATE" not in repr(verify.canary(world.signer, FLEET, "x"))
+    assert "PRIVATE" not in repr(canaries.signed(world.signer, FLEET.name, "x"))
     assert "secret" not in repr(Canary("x", "secret", "secret"))
 
 

@@ -12,7 +12,7 @@ import pytest
 from deploy.converge import certificates
 from deploy.model.catalog import SERVICES, SSL_DIR
 from deploy.model.fleet import Fleet, HostInput, build
-from deploy.procedures.pki import verify
+from deploy.procedures.pki import canaries, verify
 from deploy.procedures.pki.hosts import Seen
 from deploy.trust.authorities import Authorities
 from deploy.trust.certificates import describe
@@ -62,7 +62,7 @@ def test_what_it_serves_is_compared_with_its_disk(world: World, server: Mariadb)
     assert found(server, world).startswith("an old one is served")
     server.sql("FLUSH LOCAL SSL")
     assert found(server, world) == ""
-    good, bad = (verify.canary(world.signer, FLEET, f"a {kind} certificate") for kind in ("good", "revoked"))
+    good, bad = (canaries.signed(world.signer, FLEET.name, f"a {kind} certificate") for kind in ("good", "revoked"))
     world.authority.revoke([describe(bad.certificate).serial], "superseded")
     world.signer.sign_list(365)
     world.files()

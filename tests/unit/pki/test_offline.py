@@ -53,7 +53,8 @@ def test_there_and_back(
     wanted = exchange.asked(folder, authority)
     assert wanted.requests[0].line == "app1: /O=test/OU=git/CN=git (server, 365 days) for git"
     exchange.sign(folder, signer, wanted)
-    answers, text = exchange.answered(folder, here)
+    found = exchange.answered(folder, here)
+    answers, text = found.certificates, found.list
     ((answer,), serial) = answers, describe(answers[0].pem).serial
     assert (answer.host, answer.name) == ("app1", "certificate:x")
     for _ in range(2):
@@ -66,7 +67,7 @@ def test_there_and_back(
     here.revoke([serial], "key-compromise", "ana")
     exchange.ask(folder, here, [], 365)
     exchange.sign(folder, signer, exchange.asked(folder, authority))
-    newer = exchange.answered(folder, here)[1]
+    newer = exchange.answered(folder, here).list
     exchange.adopt(here, [], newer)
     exchange.adopt(here, [], text)
     assert here.revocation_list().serials == {serial}, "an older list does not replace a newer one"
@@ -117,8 +118,8 @@ def test_nothing_is_signed_that_was_not_agreed_to(
     class No(Exception):
         pass
 
-    def refuse(found: tuple[Request, ...]) -> None:
-        assert len(found) == 1
+    def refuse(found: exchange.Asked) -> None:
+        assert len(found.requests) == 1
         raise No
 
     with pytest.raises(No):
@@ -191,7 +192,7 @@ def test_keys_stay_on_their_host_and_certificates_find_them(
     done = Renewed((), SimpleNamespace(errors=(), pending=()), SimpleNamespace(errors=[]))  # type: ignore[arg-type]
     monkeypatch.setattr(module, "converge", lambda _: done)
 
-    _, found = module.request("x", folder)
+    _, found, _ = module.request("x", folder)
     assert [(one.host, one.name) for one in found] == [("app1", item.key)]
     module.sign(authority.directory, folder, lambda _: None, alice.path)
     for _ in range(2):  # what is in its place stays so
