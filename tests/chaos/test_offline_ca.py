@@ -57,9 +57,7 @@ class Apart:
 
     def signed(self, *words: str) -> str:
         """What is owed goes there and comes back; what `accept` says."""
-        here, identity = str(self.folder), self.vault.with_name("identity")
-        shutil.copy(self.folder / "identity", identity)
-        identity.chmod(0o600)
+        here, identity = str(self.folder), inventory.own_identity(self.folder)
         shutil.rmtree(self.stick, ignore_errors=True)
         self.fleet("pki", "requests", here, str(self.stick), *words)
         self.fleet("pki", "sign", str(self.stick), "--ca", str(self.vault), "--identity", str(identity), "--yes")

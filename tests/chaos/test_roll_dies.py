@@ -1,7 +1,7 @@
 """The controller is killed (-9) at each journalled step of a roll: resume ends as an undisturbed roll, abort as before.
 
 With one repeat an abort is tried at a few steps of each service; with more (`make chaos`), at all of them. A resume is
-tried at all of them in any case, one after the other in one roll of everything.
+tried at all of them in any case, one after the other in one roll of each service.
 """
 
 from __future__ import annotations
@@ -47,6 +47,13 @@ APART = 1 if REPEATS > 1 else 5
 @pytest.fixture
 def changed(tmp_path: Path) -> Iterator[Path]:
     with owing(tmp_path, CHANGE) as copy:
+        yield copy
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One change for all services, that each roll of one takes its part of."""
+    with owing(tmp_path_factory.mktemp("everything"), CHANGE) as copy:
         yield copy
 
 
@@ -108,21 +115,26 @@ def test_resume(changed: Path, service: str) -> None:
     leftovers()
 
 
-def test_a_controller_dies_at_each_step_and_nobody_notices(changed: Path) -> None:
-    """A roll of everything, each step of which was written down by a controller that died on it at once."""
+@pytest.mark.parametrize("service", [*SERVICES, "grader", "gitserver", "broadcaster", "runner"])
+def test_a_controller_dies_at_each_step_and_nobody_notices(everything: Path, service: str) -> None:
+    """A roll, each step of which was written down by a controller that died on it at once: one service after the other,
+    until nothing is owed.
+    """
     fresh_table()
-    before = started()
-    words: tuple[str, ...] = ()
+    before = {who: what for who, what in started().items() if who[1] in UNITS[service]}
+    words: tuple[str, ...] = ("--service", service)
     deaths = 0
+    path_of(everything).unlink(missing_ok=True)
     with load("web1", "deaths") as running, visiting("web1") as visits, watching(the_fleet()) as watch:
         begun = time.time()
-        while killed_at_a_new_step(changed, "roll", str(changed), *words):
+        while killed_at_a_new_step(everything, "roll", str(everything), *words):
             words = ("--resume",)
             deaths += 1
         until = time.time()
-    assert deaths == len(steps_taken(changed))
-    assert {who for who, what in started().items() if what == before[who]} == set(), "not restarted"
-    assert fleet("plan", inventory=changed).returncode == 0
+    assert deaths == len(steps_taken(everything))
+    after = started()
+    assert {who for who, what in before.items() if what == after[who]} == set(), "not restarted"
+    assert [step for step in steps(everything) if step["role"] == service] == []
     assert fleet("status", "--wait", "30").returncode == 0
     leftovers()
     ledgers = running.end()
@@ -132,9 +144,10 @@ def test_a_controller_dies_at_each_step_and_nobody_notices(changed: Path) -> Non
         "messages": ledgers["messages"].ids() - arrived_there,
         "rows": ledgers["rows"].ids() - set(sql(database(), f"SELECT id FROM {TABLE}")),
     }
+    title = f"a roll of {service} whose controllers all die"
     for kind, ledger in ledgers.items():
-        results.note("a roll whose controllers all die", **{f"seconds_without_{kind}": ledger.gap(begun, until)})
-    results.note("a roll whose controllers all die", deaths=deaths, seconds=until - begun)
+        results.note(title, **{f"seconds_without_{kind}": ledger.gap(begun, until)})
+    results.note(title, deaths=deaths, seconds=until - begun)
     assert lost == {"sessions": set(), "messages": set(), "rows": set()}
     assert {kind: one.failed[:3] for kind, one in visits.items() if one.failed} == {}
     assert {service: out for service, out in watch.out.items() if len(out) > 1} == {}
