@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,59 +15,54 @@ from deploy.errors import FleetError
 from deploy.procedures.pki import canaries, succession
 from deploy.trust import exchange, following
 from deploy.trust.authorities import Authorities, Phase
-from deploy.trust.authority import KEY, OFFLINE, SIDECAR, Authority, Signer
+from deploy.trust.authority import KEY, Authority, Signer
 from deploy.trust.certificates import describe
 from deploy.trust.following import Following, Wanted
 from tests.unit.trust.keys import Operator
 
 
 @pytest.fixture
-def here(tmp_path: Path, authority: Authority) -> Authorities:
-    """What the controller has: all but the key."""
-    shutil.copytree(authority.directory, tmp_path / "here")
-    for name in (KEY, SIDECAR):
-        (tmp_path / "here" / name).unlink()
-    (tmp_path / "here" / OFFLINE).touch()
-    return Authorities.load(tmp_path / "here")
+def controller(here: Authority) -> Authorities:
+    return Authorities.load(here.directory)
 
 
-def wanted(here: Authorities) -> Wanted:
+def wanted(controller: Authorities) -> Wanted:
     key, csr = canaries.pair()
-    canaries.keep(here.directory, key, {})
+    canaries.keep(controller.directory, key, {})
     return Wanted("ca-2", "lab", 2048, 100, ("app1", "10.0.0.0/24"), csr, canaries.profile("test", 9))
 
 
 @pytest.fixture
-def answered(tmp_path: Path, here: Authorities, signer: Signer, alice: Operator) -> Following:
+def answered(tmp_path: Path, controller: Authorities, signer: Signer, alice: Operator) -> Following:
     """There and back by the file, twice: who is interrupted there runs it again."""
-    exchange.ask(tmp_path / "stick", here.issuer, (), 365, wanted(here))
+    exchange.ask(tmp_path / "stick", controller.issuer, (), 365, wanted(controller))
     for _ in range(2):
         authority = exchange.asked_of(tmp_path / "stick", signer.authority.directory)
         assert authority.directory == signer.authority.directory
         exchange.sign(tmp_path / "stick", signer, exchange.asked(tmp_path / "stick", authority), alice.identities)
-    found = exchange.answered(tmp_path / "stick", here.issuer).following
+    found = exchange.answered(tmp_path / "stick", controller.issuer).following
     assert found is not None
     return found
 
 
 def test_it_is_made_there_once_and_its_public_half_comes_here(
-    here: Authorities, answered: Following, authority: Authority, alice: Operator, tmp_path: Path
+    controller: Authorities, answered: Following, authority: Authority, alice: Operator, tmp_path: Path
 ) -> None:
     there = Authority.load(authority.directory / "ca-2")
     assert there.info.common_name != authority.info.common_name
     there.unlock(alice.identities)
     with pytest.raises(FleetError, match="a key that is on another machine"):
         succession.begin(SimpleNamespace(fleet=SimpleNamespace(hosts=[SimpleNamespace(settings=SimpleNamespace(
-            trust=None))]), keys=SimpleNamespace(authorities=here)), lambda _: None)  # type: ignore[arg-type]  # fmt: skip
+            trust=None))]), keys=SimpleNamespace(authorities=controller)), lambda _: None)  # type: ignore[arg-type]  # fmt: skip
     for _ in range(2):
-        made = following.take(here.issuer, answered)
-        canaries.take(here.directory, answered.canaries)
+        made = following.take(controller.issuer, answered)
+        canaries.take(controller.directory, answered.canaries)
     assert (made.offline, made.info.fingerprint) == (True, there.info.fingerprint)
-    assert not list((here.directory / "ca-2").glob(f"{KEY}*"))
-    here.begin("ca-2")
-    assert here.state.phase is Phase.TRUST
-    run: Any = SimpleNamespace(keys=SimpleNamespace(authorities=here), fleet=SimpleNamespace(name="test"))
-    for one in here.trusted:
+    assert not list((controller.directory / "ca-2").glob(f"{KEY}*"))
+    controller.begin("ca-2")
+    assert controller.state.phase is Phase.TRUST
+    run: Any = SimpleNamespace(keys=SimpleNamespace(authorities=controller), fleet=SimpleNamespace(name="test"))
+    for one in controller.trusted:
         shown = canaries.of(run, one, "x")
         info = describe(shown.certificate, one.certificate_pem)
         assert (info.role, info.dns_names) == (canaries.ROLE, ())
@@ -76,25 +70,25 @@ def test_it_is_made_there_once_and_its_public_half_comes_here(
     # The next time, the new one is asked, wherever it lies.
     exchange.ask(tmp_path / "next", made, (), 365)
     assert exchange.asked_of(tmp_path / "next", authority.directory).directory == there.directory
-    assert (here.directory / canaries.KEPT).stat().st_mode & 0o777 == 0o600
-    canaries.forget(here.directory)
+    assert (controller.directory / canaries.KEPT).stat().st_mode & 0o777 == 0o600
+    canaries.forget(controller.directory)
     with pytest.raises(FleetError, match="no certificate of it"):
         canaries.of(run, made, "x")
 
 
-def test_a_canary_that_has_ended_is_not_shown(here: Authorities, answered: Following, monkeypatch: Any) -> None:
-    made = following.take(here.issuer, answered)
-    canaries.take(here.directory, answered.canaries)
+def test_a_canary_that_has_ended_is_not_shown(controller: Authorities, answered: Following, monkeypatch: Any) -> None:
+    made = following.take(controller.issuer, answered)
+    canaries.take(controller.directory, answered.canaries)
     end = describe(answered.canaries[made.info.fingerprint]).not_after
     monkeypatch.setattr(canaries, "datetime", SimpleNamespace(now=lambda _: end))
-    run: Any = SimpleNamespace(keys=SimpleNamespace(authorities=here))
+    run: Any = SimpleNamespace(keys=SimpleNamespace(authorities=controller))
     with pytest.raises(FleetError, match="no certificate of it"):
         canaries.of(run, made, "x")
     assert end > datetime.now(UTC)
 
 
 def test_what_was_tampered_with_is_not_taken(
-    here: Authorities, answered: Following, tmp_path: Path, alice: Operator
+    controller: Authorities, answered: Following, tmp_path: Path, alice: Operator
 ) -> None:
     other = Authority.create(tmp_path / "other", "lab", [alice.public], key_bits=2048)
     leaf = next(iter(answered.canaries.values()))
@@ -108,28 +102,30 @@ def test_what_was_tampered_with_is_not_taken(
         (replace(answered, canaries=dict.fromkeys(answered.canaries, leaf)), "another authority|issued by"),
     ):
         with pytest.raises(FleetError, match=words):
-            following.take(here.issuer, bad)
-    assert not (here.directory / "ca-2").exists()
-    following.take(here.issuer, answered)
-    (here.directory / "ca-2" / "ca.crt").write_text(other.certificate_pem)
+            following.take(controller.issuer, bad)
+    assert not (controller.directory / "ca-2").exists()
+    following.take(controller.issuer, answered)
+    (controller.directory / "ca-2" / "ca.crt").write_text(other.certificate_pem)
     with pytest.raises(FleetError, match="none there, or the same"):
-        following.take(here.issuer, answered)
+        following.take(controller.issuer, answered)
 
 
-def test_canaries_for_another_key_are_not_taken(here: Authorities, answered: Following) -> None:
-    wanted(here)
+def test_canaries_for_another_key_are_not_taken(controller: Authorities, answered: Following) -> None:
+    wanted(controller)
     with pytest.raises(FleetError, match="asked for again since"):
-        canaries.take(here.directory, answered.canaries)
-    canaries.forget(here.directory)
+        canaries.take(controller.directory, answered.canaries)
+    canaries.forget(controller.directory)
     with pytest.raises(FleetError, match="asked for again since"):
-        canaries.take(here.directory, answered.canaries)
+        canaries.take(controller.directory, answered.canaries)
 
 
 @pytest.mark.parametrize("folder", ["", ".", "../x", "ca-", "ca-2/..", "pki"])
-def test_a_folder_that_is_none_is_damage(here: Authorities, authority: Authority, tmp_path: Path, folder: str) -> None:
-    path = exchange.ask(tmp_path, here.issuer, (), 365, wanted(here))
+def test_a_folder_that_is_none_is_damage(
+    controller: Authorities, authority: Authority, tmp_path: Path, folder: str
+) -> None:
+    path = exchange.ask(tmp_path, controller.issuer, (), 365, wanted(controller))
     document = json.loads(path.read_text())
-    assert document["following"] == json.loads(json.dumps(asdict(wanted(here)))) | {"csr": document["following"]["csr"]}
+    assert document["following"]["folder"] == "ca-2"
     document["following"]["folder"] = folder
     path.write_text(json.dumps(document))
     with pytest.raises(FleetError, match="a damaged file"):

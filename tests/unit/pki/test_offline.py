@@ -20,22 +20,12 @@ from deploy.model.resources import Certificate, HostState, Revocations, Unit
 from deploy.procedures.pki import offline as module
 from deploy.procedures.pki.renew import Renewed
 from deploy.trust import exchange
-from deploy.trust.authority import KEY, OFFLINE, SIDECAR, Authority, Signer
+from deploy.trust.authority import Authority, Signer
 from deploy.trust.certificates import LeafProfile, describe
 from deploy.trust.exchange import Request
 from tests.unit.trust.keys import Operator
 
 PROFILE = LeafProfile(common_name="git", role="git", organization="test", dns_names=("git",), server_auth=True)
-
-
-@pytest.fixture
-def here(tmp_path: Path, authority: Authority) -> Authority:
-    """What the controller has of it: all but the key."""
-    shutil.copytree(authority.directory, tmp_path / "here")
-    for name in (KEY, SIDECAR):
-        (tmp_path / "here" / name).unlink()
-    (tmp_path / "here" / OFFLINE).touch()
-    return Authority.load(tmp_path / "here")
 
 
 def test_without_its_key_an_authority_is_asked_not_used(here: Authority, alice: Operator) -> None:
