@@ -21,7 +21,8 @@ from tests.unit.test_apply_classes import EVERY, EXAMPLES, another
 pytestmark = pytest.mark.thorough
 
 LEFT_OUT = {
-    "base.ssh_from": "would lock the controller out", "base.login": "would lock the controller out",
+    "base.ssh_from": "would lock the controller out", "base.root_login": "would lock the controller out",
+    "base.login": "would lock the controller out",
     "base.operators": "would lock the controller out", "base.ntp_servers": "waived in the lab",
     "base.service_nofile": "waived in the lab", "base.journal_max": "of a unit that apply restarts itself",
     "rabbitmq.user": "another account, not another value", "rabbitmq.vhost": "another broker, not another value",
