@@ -537,8 +537,10 @@ def pki_accept(inventory: Inventory, directory: Exchange, identity: Identity = N
         if found.following:
             out.print(f"{found.following} is to follow; next: fleet pki roll-ca.", highlight=False, markup=False)
         if found.renewed is None:
-            hosts = ", ".join(dict.fromkeys(host for host, _ in found.placed))
-            words = f"{len(found.placed)} certificates put on {hosts}; next: fleet apply, which makes what uses them."
+            hosts = len({host for host, _ in found.placed})
+            words = (
+                f"{len(found.placed)} certificates put on {hosts} hosts; next: fleet apply, which makes what uses them."
+            )
             out.print(words, highlight=False, soft_wrap=True)
             return
         pki_view.show_renewed(out, err, found.renewed)

@@ -92,7 +92,7 @@ def sign(pki: Path, folder: Path, agree: Callable[[Asked], None], identity: Path
 @dataclass(frozen=True)
 class Accepted:
     """`placed`: (host, certificate) of each that was put into its place. `renewed`: what servers made of it; None where
-    a host of them was never deployed: an apply comes first. `following`: the authority to which a change has begun.
+    a host was never deployed: an apply comes first. `following`: the authority to which a change has begun.
     """
 
     placed: tuple[tuple[str, str], ...]
@@ -135,7 +135,7 @@ def accept(name: str, folder: Path, *, identity: Path | None = None) -> Accepted
         run.rethink()
         run.look_all()
         placed = tuple((host, item.name) for host, pairs in by_host.items() for item, _ in pairs)
-        if any(_bare(step) for host in by_host for step in run.plan()[host]):
+        if any(_bare(step) for steps in run.plan().values() for step in steps):
             return Accepted(placed, None, following)
         done = converge(opened)
         return Accepted(placed, Renewed((*placed, *done.certificates), done.outcome, done.verified), following)
