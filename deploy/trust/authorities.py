@@ -158,7 +158,8 @@ class Authorities:
 
     def settle(self, seen: Iterable[str]) -> None:
         """Forget what was asked for of certificates that no host has any more. seen: serials on all hosts."""
-        left = tuple(serial for serial in self.state.renew if serial in set(seen))
+        known = frozenset(seen)
+        left = tuple(serial for serial in self.state.renew if serial in known)
         if left != self.state.renew:
             self.write(replace(self.state, renew=left))
 

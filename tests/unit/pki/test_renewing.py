@@ -105,6 +105,9 @@ def test_a_certificate_is_made_anew_when_it_was_revoked_or_asked_for(
     authorities.ask([info.serial])
     assert summaries() == ["issue again: asked for"]
     assert Authorities.load(authority.directory).state.renew == (info.serial,), "any later apply goes on with it"
+    authorities.ask(["01"])
+    authorities.settle(iter(["00", info.serial, "01"]))
+    assert Authorities.load(authority.directory).state.renew == (info.serial, "01"), "both are there still"
     authorities.settle([info.serial, "00"])
     assert summaries() == ["issue again: asked for"], "it is still there"
     authorities.settle(["00"])
