@@ -507,7 +507,8 @@ def pki_requests(
     with _reported():
         path, found, wanted = pki_offline.request(inventory, directory, next_ca=next_ca, identity=identity)
         pki_view.show_requests(out, found, wanted)
-        out.print(f"{len(found) + bool(wanted)} requests in {path}; next: fleet pki sign.", highlight=False, soft_wrap=True)
+        count = len(found) + bool(wanted)
+        out.print(f"{count} requests in {path}; next: fleet pki sign.", highlight=False, soft_wrap=True)
 
 
 @pki_app.command("sign")

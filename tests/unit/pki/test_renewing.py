@@ -155,6 +155,29 @@ def run(authority: Authority, signer: Signer, tmp_path: Path) -> Run:
     return Run(FLEET, tmp_path, keys, {}, frozenset({"app1", "app2"}))
 
 
+def test_a_host_without_certificates_that_nobody_here_signs_is_left_as_it_is(
+    run: Run, here: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is known of it is asked for before it is forgotten: what is done next is looked at afterwards."""
+    step = Step(host="app1", resource=ITEM, step=StepClass.CREATE, summary="issue", pending=True)
+    other = Step(host="app1", resource=READER, step=StepClass.WRITE, summary="enable", script="true")
+    forgotten: list[bool] = []
+    asked: list[str] = []
+
+    def steps(one: Run, name: str) -> list[Step]:
+        forgotten.append(name in one._stale)
+        return [step]
+
+    monkeypatch.setattr(Run, "steps", steps)
+    monkeypatch.setattr(remote, "run", lambda *_, **__: asked.append("asked"))
+    run.keys = replace(run.keys, authorities=Authorities.only(here))
+    with pytest.raises(FleetError) as caught:
+        run.act("app1", [other])
+    assert (caught.value.subject, caught.value.found) == ("certificates", "none for gitserver")
+    assert (forgotten, asked) == ([False], [])
+    assert "app1" in run._stale
+
+
 def test_the_list_is_signed_once_for_all_hosts(run: Run, authority: Authority, signer: Signer, csr: str) -> None:
     serial = describe(signer.sign(csr, PROFILE)).serial
     authority.revoke([serial], "superseded")
