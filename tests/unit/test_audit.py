@@ -347,12 +347,15 @@ def test_how_it_ended_is_written_whatever_ended_it(error: BaseException | None, 
     assert own(tmp_path)[-1]["outcome"] == outcome
 
 
+KEYS = SimpleNamespace(authorities=SimpleNamespace(issuer=SimpleNamespace(offline=False)))
+
+
 def test_a_run_writes_down_what_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run: Any = object.__new__(Run)
     run.__dict__.update(
         hosts={"data1": None}, inventory=tmp_path, masker=str, acted=[], failures=[], _stale={},
         _states={"data1": HostState("data1", ())},
-        listener=lambda *_: None, trail=None,
+        listener=lambda *_: None, keys=KEYS, trail=None,
     )  # fmt: skip
     order: list[str] = []
 
@@ -381,7 +384,7 @@ def test_a_step_that_fails_is_written_down_with_those_before_it(
     run.__dict__.update(
         hosts={"data1": None}, inventory=tmp_path, masker=str, acted=[], failures=[], _stale={},
         _states={"data1": HostState("data1", ())},
-        listener=lambda *_: None, trail=None,
+        listener=lambda *_: None, keys=KEYS, trail=None,
     )  # fmt: skip
     said = ["@@step file:/etc/x", "@@step unit:a.service", "no", "@@fail unit:a.service"]
     monkeypatch.setattr(
