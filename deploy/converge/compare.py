@@ -326,18 +326,14 @@ def _root(authority: str) -> x509.Certificate:
     return parse_certificate(authority)
 
 
-@lru_cache(maxsize=4)
-def _end(authority: str) -> datetime:
-    return describe(authority).not_after
-
-
 def _certificate(item: want.Certificate, seen: Snapshot, authority: str, reissue: Mapping[str, str]) -> Outcome:
     """No script means: issue a new pair (that takes the controller, see converge.issue).
 
     Raises:
         FleetError: the authority may not sign for a name of it.
     """
-    refuse_names(_root(authority), profile(item, "none"), seen.host)
+    root = _root(authority)
+    refuse_names(root, profile(item, "none"), seen.host)
     have = seen.certificates.get(item.certificate_path)
     if have is None or not have.pem:
         return StepClass.CREATE, f"issue for {item.common_name}, role {item.role_name}", ""
@@ -355,7 +351,7 @@ def _certificate(item: want.Certificate, seen: Snapshot, authority: str, reissue
     if kind != item.key_type:
         reasons.append(f"key {kind} -> {item.key_type}")
     # A certificate that ends with its CA cannot be had for longer: that takes a new CA, not another certificate.
-    now, end = datetime.now(UTC), _end(authority)
+    now, end = datetime.now(UTC), root.not_valid_after_utc
     if info.remaining(now) < timedelta(days=item.renew_days) and info.not_after < end - timedelta(hours=1):
         reasons.append(f"ends {info.not_after:%Y-%m-%d}")
     if end <= now:

@@ -19,8 +19,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -45,7 +45,6 @@ from deploy.trust.sealing import looks_sealed, seal, unseal
 CERTIFICATE, KEY, SIDECAR, JOURNAL, ISSUED, REVOKED, LIST, OFFLINE = (
     "ca.crt", "ca.key.age", "ca.key.recipients", "index.jsonl", "issued", "revoked.jsonl", "ca.crl", "ca.offline",
 )  # fmt: skip
-_IGNORED = b"/.lock\n/.*.tmp\n/.ca-*\n"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 
@@ -86,24 +85,12 @@ class Authority:
                     shutil.rmtree(stale)  # a killed run's; the lock says that nobody is at work in it
                 key, certificate = signing.make_root(name, key_bits, days, datetime.now(UTC), permitted)
                 sealed = seal(_key_der(key), parsed)
-                draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}.creating-", dir=directory.parent))
-                try:
+                now = datetime.now(UTC)
+                # From the beginning, so that the first revocation changes no configuration.
+                empty = sign_list((), _number(now), certificate, key, now, days)
+                with _drafted(directory, certificate.public_bytes(Encoding.PEM).decode(), empty) as draft:
                     files.write_atomic(draft / KEY, sealed, files.PRIVATE)
                     write_sidecar(draft / SIDECAR, parsed)
-                    files.write_atomic(draft / JOURNAL, b"", files.PUBLIC)
-                    files.write_atomic(draft / ".gitignore", _IGNORED, files.PUBLIC)
-                    (draft / ISSUED).mkdir(mode=files.PRIVATE_DIRECTORY)
-                    now = datetime.now(UTC)
-                    # From the beginning, so that the first revocation changes no configuration.
-                    empty = sign_list((), _number(now), certificate, key, now, days)
-                    files.write_atomic(draft / LIST, empty.encode(), files.PUBLIC)
-                    pem = certificate.public_bytes(Encoding.PEM)
-                    files.write_atomic(draft / CERTIFICATE, pem, files.PUBLIC)
-                    os.rename(draft, directory)
-                    files.sync_directory(directory.parent)
-                except BaseException:
-                    shutil.rmtree(draft, ignore_errors=True)
-                    raise
         except OSError as error:
             raise files.cannot("create", directory, error) from error
         return cls(directory, certificate)
@@ -115,17 +102,8 @@ class Authority:
         FleetError when another is there.
         """
         if not directory.exists():
-            draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}.creating-", dir=directory.parent))
-            try:
-                for name, text in ((JOURNAL, ""), (OFFLINE, ""), (LIST, list_pem), (CERTIFICATE, certificate_pem)):
-                    files.write_atomic(draft / name, text.encode(), files.PUBLIC)
-                files.write_atomic(draft / ".gitignore", _IGNORED, files.PUBLIC)
-                (draft / ISSUED).mkdir(mode=files.PRIVATE_DIRECTORY)
-                os.rename(draft, directory)
-                files.sync_directory(directory.parent)
-            except BaseException:
-                shutil.rmtree(draft, ignore_errors=True)
-                raise
+            with _drafted(directory, certificate_pem, list_pem) as draft:
+                files.write_atomic(draft / OFFLINE, b"", files.PUBLIC)
         found = cls.load(directory)
         if found.info.fingerprint != describe(certificate_pem).fingerprint:
             raise FleetError(
@@ -355,6 +333,31 @@ def _number(now: datetime) -> int:
 
 def _key_der(key: RSAPrivateKey) -> bytes:
     return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+
+
+@contextmanager
+def _drafted(directory: Path, certificate_pem: str, list_pem: str) -> Iterator[Path]:
+    """A folder that becomes ``directory``, with a new authority's public half in it, when the block has ended."""
+    try:
+        draft = Path(tempfile.mkdtemp(prefix=f".{directory.name}.creating-", dir=directory.parent))
+        try:
+            yield draft
+            public = {
+                JOURNAL: "",
+                ".gitignore": "/.lock\n/.*.tmp\n/.ca-*\n",
+                LIST: list_pem,
+                CERTIFICATE: certificate_pem,
+            }
+            for name, text in public.items():
+                files.write_atomic(draft / name, text.encode(), files.PUBLIC)
+            (draft / ISSUED).mkdir(mode=files.PRIVATE_DIRECTORY)
+            os.rename(draft, directory)
+            files.sync_directory(directory.parent)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise files.cannot("create", directory, error) from error
 
 
 def _refuse_existing(directory: Path) -> None:
