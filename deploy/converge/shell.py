@@ -169,7 +169,8 @@ def start(item: want.Unit, fresh: bool) -> str:
     if item.running:
         lines += [
             f"systemctl reset-failed -- {name} 2>/dev/null || true",
-            f"systemctl start -- {name} 9>&- || true",
+            f"tries={item.tries}",
+            f"until systemctl start -- {name} 9>&- || [ $((tries -= 1)) -le 0 ]; do sleep 2; done",
             f"started {name}",
         ]
     return "\n".join(lines)

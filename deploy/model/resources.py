@@ -239,8 +239,9 @@ class Unit(Resource):
     the debt is reported and paid by `roll`. A oneshot unit counts as running when it has exited well. `start_files`
     are read at its start as well, but the server itself says what it runs with (see Parameter), so they are not
     stamped. `returns`: it ends by itself whenever its far end is away, and systemd starts it again and again, so a
-    moment between two tries is no difference. `guard`: shell that goes back by itself if the controller cannot log in
-    again after a reload (see Guard).
+    moment between two tries is no difference. `tries`: how often it is started until it runs, since members that start
+    at once may refuse one another. `guard`: shell that goes back by itself if the controller cannot log in again after
+    a reload (see Guard).
     """
 
     name: str
@@ -252,6 +253,7 @@ class Unit(Resource):
     start_files: tuple[str, ...] = ()
     rolling: bool = False
     returns: bool = False
+    tries: int = 1
     guard: str = ""
     phase: Phase = Phase.UNITS
 

@@ -193,6 +193,8 @@ def desired(ctx: Context) -> Iterable[Resource]:
         restart_files=(ENV, COOKIE, LIMITS),
         start_files=(CONF, tls.ADVANCED, tls.LINKS),
         phase=Phase.MEMBERS if joins else Phase.UNITS,
+        # Those that start at once ask one another about their features, which is refused by one that is not so far yet.
+        tries=3,
     )
     yield from _watch(ctx)
     yield tls.renewed(ctx, _node(ctx))

@@ -99,6 +99,7 @@ def test_who_listens_reads_nothing() -> None:
 def test_a_fleet_without_tls_is_given_it_and_nobody_notices(usual: Path, tmp_path: Path) -> None:
     """apply, roll, apply; before that the other way, which is not noticed either. Without TLS the wire is read."""
     plain = altered(tmp_path / "plain", f'{OFTEN}\nmysql = mysql | {{"tls": False}}')
+    assert fleet("apply", inventory=usual).returncode == 0, "visitors are bounded before that"
     with load("web1", "off", "rows") as running, visiting("web1") as visits:
         begun = time.time()
         assert fleet("apply", inventory=plain).returncode == 0

@@ -192,6 +192,12 @@ def test_a_member_is_drained_under_both_names() -> None:
         assert f"set server rabbitmq/{name} state drain" in act.script
 
 
+def test_in_the_clear_the_management_api_has_no_listener_by_tls() -> None:
+    """Options that are there but empty open one on the usual port, without a certificate: the broker does not start."""
+    assert "rabbitmq_management" in text(context(), rabbitmq_tls.ADVANCED)
+    assert "rabbitmq_management" not in text(context(tls=False), rabbitmq_tls.ADVANCED)
+
+
 @pytest.mark.parametrize(("links", "setting", "by_tls"), [
     ("", True, True), ("", False, False), ("plain", True, False), ("tls", False, True), ("tls", True, True),
 ])  # fmt: skip
