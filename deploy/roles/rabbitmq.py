@@ -206,6 +206,8 @@ def desired(ctx: Context) -> Iterable[Resource]:
     yield _copies(ctx)
 
 
+DUMP = "/var/log/rabbitmq/erl_crash.dump"
+"""The memory of a broker that has crashed, passwords included."""
 RAN = "/var/lib/rabbitmq/fleet-ran"
 """When this member was last seen to run, seconds since 1970."""
 
@@ -309,6 +311,8 @@ def _files(ctx: Context) -> Iterator[Resource]:
             "rabbitmq/rabbitmq-env.conf.j2", node=node(ctx.host.name), port=_port(), arguments=tls.arguments(ctx)
         ),
     )  # fmt: skip
+    # Of before the broker was told to leave none.
+    yield File(path=DUMP, absent=True)
     yield File(
         path="/etc/rabbitmq/enabled_plugins", content=f"[{','.join(PLUGINS)}].\n",
     )  # fmt: skip

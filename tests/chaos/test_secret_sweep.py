@@ -185,6 +185,19 @@ def test_secrets_are_in_the_files_meant_for_them_and_open_to_nobody_else(host: s
 
 
 @pytest.mark.thorough
+def test_a_broker_that_crashes_leaves_no_memory_behind() -> None:
+    """Any other Erlang does, with all that it knew in it."""
+    host = the_fleet().members("rabbitmq")[-1].name
+    crash = 'erlang:halt("crashed by a test")'
+    twin = f"cd $(mktemp -d); erl -noinput -boot no_dot_erlang -eval '{crash}.' >/dev/null 2>&1 || true; ls; rm -r $PWD"
+    assert on(host, twin) == "erl_crash.dump\n"
+    on(host, f"touch /run/before-crash; rabbitmqctl -q eval '{crash}.' || true")
+    settled()
+    search = "find / -xdev \\( -name 'erl_crash.dump*' -o -name 'core*' -type f -size +1M \\) -newer /run/before-crash"
+    assert on(host, f"{search}; rm /run/before-crash") == ""
+
+
+@pytest.mark.thorough
 @pytest.mark.parametrize("host", HOSTS)
 def test_no_host_has_a_secret_that_it_does_not_need(host: str) -> None:
     """One by one: what is on a host is what its desired state gives it."""

@@ -10,6 +10,7 @@ from testinfra.host import Host
 
 from deploy.model.catalog import DEAD_LETTERS, EXCHANGES, PROXY_ADDRESS, QUEUES
 from deploy.model.fleet import Fleet, HostSpec
+from deploy.roles.rabbitmq import DUMP
 
 pytestmark = pytest.mark.service("rabbitmq")
 
@@ -108,6 +109,11 @@ def test_cookie_is_the_brokers_alone(host: Host, spec: HostSpec) -> None:
     cookie = host.file("/var/lib/rabbitmq/.erlang.cookie")
     assert (cookie.user, cookie.mode) == ("rabbitmq", 0o400)
     assert cookie.content_string.strip() not in host.check_output("ps -eo args")
+
+
+def test_a_crash_would_leave_no_memory_behind(host: Host, spec: HostSpec) -> None:
+    assert evaluate(host, 'os:getenv("ERL_CRASH_DUMP_SECONDS")').strip() == '"0"'
+    assert not host.file(DUMP).exists
 
 
 def test_no_alarm(host: Host, spec: HostSpec) -> None:

@@ -115,6 +115,12 @@ def test_the_broker_is_configured_before_its_first_start_and_never_makes_its_def
     assert paths.index(rabbitmq_topology.DEFINITIONS) < paths.index(rabbitmq.CONF), "the checker wants to see it"
 
 
+def test_a_crash_leaves_no_memory_behind_and_what_an_earlier_one_left_goes() -> None:
+    found = files(context())
+    assert "export ERL_CRASH_DUMP_SECONDS=0" in found[rabbitmq_ask.ENV].content.splitlines()
+    assert found[rabbitmq.DUMP].absent
+
+
 def test_the_unit_is_owed_a_restart_only_by_what_a_restart_alone_can_bring() -> None:
     unit = next(item for item in wanted(context()) if isinstance(item, Unit) and item.name == UNIT)
     assert unit.rolling
