@@ -108,14 +108,15 @@ async def _sent(
     return dict(zip(requests, answers, strict=True))
 
 
-async def _noise(places: Iterable[Place], seed: int, count: int) -> int:
-    """Noise to each place in turn; how many of them could be connected to."""
-    reached = 0
+async def _noise(places: Iterable[Place], seed: int, count: int) -> list[Place]:
+    """Noise to each place in turn; those that could be connected to."""
+    reached = []
     for number, place in enumerate(places):
         answers = await asyncio.gather(
             *(_noisy(place, data) for data in attacks.noise(seed + number, count)), return_exceptions=False
         )
-        reached += any(answers)
+        if any(answers):
+            reached.append(place)
     return reached
 
 
@@ -246,10 +247,9 @@ def sent(
     return {name: base64.b64decode(answer) for name, answer in answers.items()}
 
 
-def noisy(enter: Sequence[str], places: Sequence[Place], seed: int, count: int) -> int:
-    """Noise from this seed to each place; how many of them could be connected to."""
-    reached: int = _told(enter, _ordered(None, places, what="noise", seed=seed, count=count))
-    return reached
+def noisy(enter: Sequence[str], places: Sequence[Place], seed: int, count: int) -> set[Place]:
+    """Noise from this seed to each place; those that could be connected to."""
+    return {(host, port) for host, port in _told(enter, _ordered(None, places, what="noise", seed=seed, count=count))}
 
 
 @dataclass
