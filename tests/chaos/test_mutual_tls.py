@@ -307,7 +307,7 @@ def test_keys_of_the_other_kind(tmp_path: Path) -> None:
     """ECDSA on one host by the setting: served, accepted by the others; and RSA again."""
     served = "echo | openssl s_client -connect {}:6060 2>/dev/null | openssl x509 -noout -text | grep 'Public Key Algo'"
     ask = served.format(SPEC.address("run1"))
-    changed = altered(tmp_path, "trust = {'key_type': 'p256'}")
+    changed = altered(tmp_path, "trust = trust | {'key_type': 'p256'}")
     try:
         assert fleet("apply", "--limit", "run1", inventory=changed).returncode == 0
         assert "id-ecPublicKey" in on("run1", ask)
