@@ -13,12 +13,13 @@ from tests.chaos import results
 from tests.chaos.failover import database, drained, load, settled, sql, the_fleet, visiting
 from tests.chaos.load import TABLE
 from tests.chaos.rolling import lines, paid, roll, started
-from tests.chaos.support import REPEATS, UNBOUNDED, altered, drift, fleet, on
+from tests.chaos.support import COUNTED, REPEATS, UNBOUNDED, altered, drift, fleet, on
 from tests.chaos.test_redis_failover import missing
 from tests.chaos.watching import watching
 
 CHANGES = (
     UNBOUNDED
+    + COUNTED
     + """
 roll = {"canary_seconds": 3, "read_interval": 0.5}
 base = base | {"service_nofile": 16384}
@@ -27,7 +28,6 @@ rabbitmq = {"heartbeat": 61}
 mysql = mysql | {"max_lag": 29}
 grader = {"run_lease": 61}
 gitserver = broadcaster = runner = {"log_level": "warning"}
-waivers.append({"what": "unit:omegaup-worker@analytics.service", "why": "stopped while the ledger is counted"})
 """
 )
 BAR = 5.0

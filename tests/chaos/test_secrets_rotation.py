@@ -43,7 +43,7 @@ from tests.chaos.failover import (
 from tests.chaos.failover import redis as ask_redis
 from tests.chaos.load import TABLE, Ledger
 from tests.chaos.rolling import killed_at_a_new_step, none_left, paid, roll, started
-from tests.chaos.support import INVENTORY, REPEATS, ROOT, SPEC, UNBOUNDED, altered, fleet, on, shared
+from tests.chaos.support import COUNTED, INVENTORY, REPEATS, ROOT, SPEC, UNBOUNDED, altered, fleet, on, shared
 from tests.chaos.test_redis_failover import missing
 from tests.chaos.test_secrets import sampled
 from tests.chaos.visitors import Visits
@@ -55,11 +55,11 @@ ALL = sorted(name for name, spec in SPECS.items() if spec.change is Change.PHASE
 COOKIE = "rabbitmq/cookie"
 CHANGES = (
     UNBOUNDED
+    + COUNTED
     + """
 roll = {"canary_seconds": 2, "read_interval": 0.3}
 # What was connected before a reload of the proxy is not cut while the ledger is written.
 proxy = {"hard_stop_after": 900}
-waivers.append({"what": "unit:omegaup-worker@analytics.service", "why": "stopped while the ledger is counted"})
 """
 )
 BAR = 5.0

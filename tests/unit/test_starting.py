@@ -9,8 +9,6 @@ import pytest
 
 from deploy.converge import shell
 from deploy.model.resources import Unit
-from deploy.roles import rabbitmq, rabbitmq_members
-from tests.unit.roles.test_rabbitmq_tls import context
 
 STUBS = """\
 sleep() { :; }
@@ -44,10 +42,3 @@ def test_it_is_started_so_often_and_no_more(tries: int, refused: int, code: int,
     found = started(tmp_path, tries, refused)
     assert found[:2] == (code, starts)
     assert ("its last words" in found[2]) == bool(code)
-
-
-def test_members_of_the_broker_that_refuse_one_another_are_started_again() -> None:
-    (unit,) = (
-        item for item in rabbitmq.desired(context()) if isinstance(item, Unit) and item.name == rabbitmq_members.UNIT
-    )
-    assert unit.tries > 1

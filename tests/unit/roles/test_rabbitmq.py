@@ -131,6 +131,11 @@ def test_the_unit_is_owed_a_restart_only_by_what_a_restart_alone_can_bring() -> 
     }  # fmt: skip
 
 
+def test_members_that_refuse_one_another_are_started_again() -> None:
+    unit = next(item for item in wanted(context()) if isinstance(item, Unit) and item.name == UNIT)
+    assert unit.tries > 1
+
+
 def test_a_password_hash_is_one_that_rabbitmq_accepts() -> None:
     raw = base64.b64decode(rabbitmq_topology.password_hash("omegaup", "geheim"))
     salt, digest = raw[:4], raw[4:]
