@@ -47,10 +47,11 @@ def mend(session: Session, journal: Journal, say: Say) -> None:
 
     What cannot be mended so is left to the gates, which judge it.
     """
-    run = session.run
+    run, acted = session.run, False
     for name, steps in run.plan().items():
         # What shuts somebody out is for an apply, which does all that comes before it.
         if todo := [step for step in steps if not step.pending and units_of(step) and step.phase is not Phase.LAST]:
+            acted = True
             journal.write("mend", host=name, keys=[step.key for step in todo])
             say(f"({name}: what was left stopped or half done is mended first)")
             try:
@@ -58,4 +59,5 @@ def mend(session: Session, journal: Journal, say: Say) -> None:
             except FleetError as error:
                 journal.write("noticed", words=error.message())
     run.failures.clear()
-    run.look_all()
+    if acted:
+        run.look_all()

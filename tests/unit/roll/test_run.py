@@ -309,6 +309,23 @@ def test_a_move_of_the_writes_that_broke_off_is_gone_on_with_first(
     assert done == ["moved"]
 
 
+@pytest.mark.parametrize(("left", "looks"), [((), 1), ((Unit(name=UNIT),), 2)], ids=["nothing", "a stopped member"])
+def test_hosts_are_looked_at_again_only_where_something_was_mended(
+    world: World, monkeypatch: pytest.MonkeyPatch, left: tuple[Unit, ...], looks: int
+) -> None:
+    done: list[str] = []
+    world.run.look_all = lambda: done.append("look")
+    world.run.act = lambda host, steps: done.append("mend")
+    world.run.plan = lambda: {
+        "data1": [Step(host="data1", resource=one, step=StepClass.RESTART, summary="starts") for one in left]
+    }
+    written = journal.Journal.begin(world.session.path, "a roll")
+    mending.look(world.session, written, lambda _: None)
+    mending.mend(world.session, written, lambda _: None)
+    assert done.count("look") == looks
+    assert done[-1] == "look", "what is worked out next is worked out from how they are"
+
+
 def test_where_nothing_was_being_moved_the_refusal_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     done = dead(world, monkeypatch, FleetError(subject="redis", found="two primaries", expected="one"))
     monkeypatch.setattr(mending, "broken_off", lambda run: None)
