@@ -6,6 +6,8 @@ import hashlib
 import json
 from typing import Any
 
+import pytest
+
 from deploy.model.records import HOST_FILE, UNFINISHED
 from deploy.roles.base import SSHD_FILE
 from tests.chaos.support import INVENTORY, apply, fleet, on
@@ -53,6 +55,7 @@ def test_an_idle_run_writes_nothing() -> None:
     assert len(trail()) == count
 
 
+@pytest.mark.thorough
 def test_a_controller_that_died_has_a_beginning() -> None:
     apply()
     before = {one["run"] for one in trail("--host", HOST)}

@@ -177,6 +177,7 @@ def test_too_little_memory(tmp_path: Path) -> None:
     refused("apply", "--limit", "data2", inventory=inventory, says=("data2: memory: found",))
 
 
+@pytest.mark.thorough
 def test_broken_apt() -> None:
     """A package is missing and the sources lead nowhere."""
     on("mon1", "apt-get -q -y remove prometheus >/dev/null 2>&1; apt-get clean; mv /etc/apt /root/apt; mkdir /etc/apt; "
@@ -293,6 +294,7 @@ def tree_that_says(folder_: Path, template: str, line: str) -> Path:
     return copy
 
 
+@pytest.mark.thorough
 def test_changes_that_lock_the_controller_out_go_back_by_themselves(tmp_path: Path) -> None:
     """A firewall on one host, an sshd on another that let nobody in: both have what they had before a minute is over.
 
@@ -312,6 +314,7 @@ def test_changes_that_lock_the_controller_out_go_back_by_themselves(tmp_path: Pa
     assert on("run1", "grep -c DenyUsers /etc/ssh/sshd_config.d/10-fleet.conf || true") == "0\n"
 
 
+@pytest.mark.thorough
 def test_without_the_guard_the_host_stays_locked() -> None:
     """The twin: the same rules without the guard shut the controller out for good."""
     on(
@@ -354,6 +357,7 @@ def test_change_still_running_on_the_host_is_waited_for() -> None:
     on("web1", "rm /run/left")
 
 
+@pytest.mark.thorough
 def test_root_can_be_done_without(tmp_path: Path) -> None:
     """The three steps of docs/hosts.md on one host, and back."""
     account = '{"ssh_user": "deployer", "_sudo": True} if name == "run1" else {}'

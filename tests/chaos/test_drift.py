@@ -217,7 +217,7 @@ def mended(cases: list[Case], where: dict[str, str]) -> None:
     assert {(host, name) for host, name in touched(before, after) if name not in OWN} == changes
 
 
-@pytest.mark.parametrize("item", sampled(CASES, 32))
+@pytest.mark.parametrize("item", sampled(CASES, 64))
 def test_one_at_a_time(item: Case) -> None:
     where = hosts()
     on(where[item.host], item.script)

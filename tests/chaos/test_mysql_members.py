@@ -30,6 +30,7 @@ def test_whom_the_inventory_lists_first_does_not_matter(tmp_path: Path) -> None:
     apply()
 
 
+@pytest.mark.thorough
 def test_diverged_gtids_are_refused_before_anything_is_changed() -> None:
     """A write of a replica's own: named, with what to do; nothing changed on any data host; then done as it says."""
     leads = database()

@@ -86,6 +86,7 @@ def usual(tmp_path: Path) -> Iterator[Path]:
     settled()
 
 
+@pytest.mark.thorough
 def test_who_listens_reads_nothing() -> None:
     with load("web1", "listen", "rows") as running:
         heard = {host: overheard(host) for host in MEMBERS}

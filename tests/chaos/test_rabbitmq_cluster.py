@@ -174,10 +174,9 @@ SILENCES: dict[str, Callable[[str], AbstractContextManager[None]]] = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("turn", range(REPEATS))
-@pytest.mark.parametrize(
-    "silence", [pytest.param(name, marks=[] if name == "cut off" else [pytest.mark.thorough]) for name in SILENCES]
-)
+@pytest.mark.parametrize("silence", SILENCES)
 def test_member_that_leads_falls_silent(silence: str, turn: int) -> None:
     """No connection of it ends: until the others take it for lost, a publisher to any of them waits for it too."""
     host = leader()

@@ -76,10 +76,9 @@ FAULTS: dict[str, Callable[[str], AbstractContextManager[None]]] = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("turn", range(REPEATS))
-@pytest.mark.parametrize(
-    "fault", [pytest.param(name, marks=[] if name == "host frozen" else [pytest.mark.thorough]) for name in FAULTS]
-)
+@pytest.mark.parametrize("fault", FAULTS)
 def test_primary_gone(fault: str, turn: int) -> None:
     # Whoever leads the sessions; the cache's primary may be elsewhere, and is then a replica's loss on this host.
     victim = primary(PORTS["sessions"])

@@ -76,7 +76,7 @@ def _clean() -> Iterator[None]:
     assert drift() == set()
 
 
-@pytest.mark.parametrize("fault", sampled(FAULTS, 12))
+@pytest.mark.parametrize("fault", sampled(FAULTS, 24))
 def test_goes_red(fault: Fault) -> None:
     name = re.match(r"\w+", fault.red)
     assert name
