@@ -35,7 +35,7 @@ from tests.chaos.support import INVENTORY, REPEATS, UNBOUNDED, fleet, on
 from tests.chaos.test_redis_failover import missing
 from tests.chaos.watching import watching
 
-QUICK = UNBOUNDED + 'roll = {"canary_seconds": 2, "read_interval": 0.3}\n'
+QUICK = UNBOUNDED + 'roll = {"canary_seconds": 2, "read_interval": 0.3, "reads": 1}\n'
 LIMIT = {"service_nofile": 12288}
 CHANGE = f"{QUICK}base = base | {LIMIT}\n"
 SERVICES = ("sentinel", "redis", "rabbitmq", "mysql")
