@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import subprocess
-import threading
-import time
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +21,7 @@ from deploy.procedures.roll import run as rolls
 from deploy.procedures.roll.journal import path_of
 from deploy.procedures.roll.notes import FOLDER
 from deploy.procedures.session import session
+from tests.chaos import killer
 from tests.chaos.failover import settled, the_fleet
 from tests.chaos.support import INVENTORY, ROOT, altered, apply, fleet, on
 
@@ -129,61 +127,29 @@ def killed_at(copy: str | Path, step: int, *words: str) -> bool:
     before.
     """
     path_of(folder(str(copy))).unlink(missing_ok=True)
-    return _killed_when(lambda: _steps(copy) >= step, "roll", str(copy), *words)
+    return _killed(copy, str(step), "roll", str(copy), *words)
 
 
 def killed_at_a_new_step(copy: str | Path, *command: str) -> bool:
     """Run a command of `fleet` that begins a roll or goes on with one, and kill it (-9) as soon as it has written down
     a step that none before it had: so each step is one at which a controller died. False if it was over before.
     """
-    before, seen = len(_journal(copy)), steps_taken(copy)
-    killed = _killed_when(lambda: bool(_taken(_journal(copy)[before:]) - seen), *command)
-    return killed and lines(copy)[-1]["event"] != "end"
+    return _killed(copy, "new", *command)
 
 
 def steps_taken(copy: str | Path) -> set[str]:
     """The words of all steps of the last roll's journal."""
-    return _taken(_journal(copy))
+    return set(killer.taken(path_of(folder(str(copy))).read_text()))
 
 
-def _taken(text: str) -> set[str]:
-    return set(re.findall(r'"event": "take".*"words": "([^"]*)"', text))
-
-
-def _steps(copy: str | Path) -> int:
-    return _journal(copy).count('"event": "take"')
-
-
-def _journal(copy: str | Path) -> str:
-    path = path_of(folder(str(copy)))
-    return path.read_text() if path.exists() else ""
-
-
-def _killed_when(true: Callable[[], bool], *command: str) -> bool:
+def _killed(copy: str | Path, what: str, *command: str) -> bool:
     with TemporaryFile("w+") as said:
         process = subprocess.Popen(
-            [str(ROOT / "fleet"), *command], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=said, stderr=said,
-            start_new_session=True,
+            [sys.executable, "-m", "tests.chaos.killer", str(path_of(folder(str(copy)))), what, str(ROOT / "fleet"),
+             *command],
+            cwd=ROOT, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
         )  # fmt: skip
-        with _first_in_line():
-            while (code := process.poll()) is None:
-                if true():
-                    process.kill()
-                    process.wait()
-                    return True
-                time.sleep(0.005)
+        code = process.wait()
         said.seek(0)
-        assert code == 0, f"it was refused or has failed: {said.read()}"
-        return False
-
-
-@contextmanager
-def _first_in_line() -> Iterator[None]:
-    """This thread does not wait for a processor that others want: the last steps of a roll are over in no time."""
-    me = threading.get_native_id()
-    usual = os.getpriority(os.PRIO_PROCESS, me)
-    os.setpriority(os.PRIO_PROCESS, me, -10)
-    try:
-        yield
-    finally:
-        os.setpriority(os.PRIO_PROCESS, me, usual)
+        assert code in {0, killer.KILLED}, f"it was refused or has failed: {said.read()}"
+        return code == killer.KILLED
