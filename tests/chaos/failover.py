@@ -44,20 +44,20 @@ def eventually(what: str, true: Callable[[], bool], seconds: float = 60) -> floa
 
 
 @contextlib.contextmanager
-def load(host: str, prefix: str, *kinds: str) -> Iterator[writers.Load]:
+def load(host: str, prefix: str, *kinds: str, pause: float = writers.PAUSE) -> Iterator[writers.Load]:
     """Writers in the network of this host."""
     pid = inside.pid(SPEC, host)
     assert pid is not None
-    with writers.load(pid, secret, prefix, kinds or tuple(writers.KINDS)) as running:
+    with writers.load(pid, secret, prefix, kinds or tuple(writers.KINDS), pause=pause) as running:
         yield running
 
 
 @contextlib.contextmanager
-def visiting(host: str) -> Iterator[dict[str, visitors.Visits]]:
+def visiting(host: str, pause: float = visitors.PAUSE) -> Iterator[dict[str, visitors.Visits]]:
     """Visitors of a web host, in its own network."""
     pid = inside.pid(SPEC, host)
     assert pid is not None
-    with visitors.visiting(pid, SPEC.address(host)) as visits:
+    with visitors.visiting(pid, SPEC.address(host), pause) as visits:
         yield visits
 
 

@@ -88,7 +88,7 @@ class Writer:
                 with contextlib.suppress(Exception):
                     self.close(connection)
                 stop.wait(self.again)
-            stop.wait(PAUSE)
+            stop.wait(self.orders["pause"])
 
     def connect(self) -> Any: ...
     def write(self, name: str) -> None: ...
@@ -247,12 +247,12 @@ class Load:
 
 
 def _begin(
-    pid: int, secret: Callable[[str], str], prefix: str, kinds: tuple[str, ...], user: str = USER
+    pid: int, secret: Callable[[str], str], prefix: str, kinds: tuple[str, ...], user: str = USER, pause: float = PAUSE
 ) -> subprocess.Popen[str]:
     orders = {
         "address": PROXY_ADDRESS, "prefix": prefix, "kinds": kinds, "redis": secret("redis/app"),
         "rabbitmq": secret("rabbitmq/app"), "mysql": secret("mysql/app"), "user": user,
-        "ssl": f"/proc/{pid}/root{SSL_DIR}",
+        "ssl": f"/proc/{pid}/root{SSL_DIR}", "pause": pause,
     }  # fmt: skip
     process = subprocess.Popen(
         ["nsenter", "--target", str(pid), "--net", sys.executable, "-m", "tests.chaos.load"],
@@ -276,13 +276,13 @@ def drain(pid: int, secret: Callable[[str], str], user: str = USER) -> list[str]
 @contextlib.contextmanager
 def load(
     pid: int, secret: Callable[[str], str], prefix: str, kinds: tuple[str, ...] = tuple(KINDS), seconds: float = 2.0,
-    user: str = USER,
+    user: str = USER, pause: float = PAUSE,
 ) -> Iterator[Load]:  # fmt: skip
     """Load in the network of the process `pid` (a host's init), begun `seconds` before the block is entered.
 
-    user: as which it comes to the broker.
+    user: as which it comes to the broker. pause: seconds from one write to the next of its kind.
     """
-    process = _begin(pid, secret, prefix, kinds, user)
+    process = _begin(pid, secret, prefix, kinds, user, pause)
     running = Load(process)
     try:
         threading.Event().wait(seconds)

@@ -125,7 +125,11 @@ def test_a_controller_dies_at_each_step_and_nobody_notices(everything: Path, ser
     words: tuple[str, ...] = ("--service", service)
     deaths = 0
     path_of(everything).unlink(missing_ok=True)
-    with load("web1", "deaths") as running, visiting("web1") as visits, watching(the_fleet()) as watch:
+    # A quarter of an hour and more: at their usual pace they want both processors.
+    with (
+        load("web1", "deaths", pause=0.2) as running, visiting("web1", pause=0.5) as visits,
+        watching(the_fleet()) as watch,
+    ):  # fmt: skip
         begun = time.time()
         while killed_at_a_new_step(everything, "roll", str(everything), *words):
             words = ("--resume",)

@@ -38,10 +38,10 @@ class Visits:
     failed: list[tuple[float, str]] = field(default_factory=list)
 
 
-def visit(host: str, kind: str, found: Visits, stop: threading.Event) -> None:
+def visit(host: str, kind: str, pause: float, found: Visits, stop: threading.Event) -> None:
     method, path, body, wanted = ROUTES[kind]
     text = json.dumps(body) if body else None
-    while not stop.wait(PAUSE):
+    while not stop.wait(pause):
         begun = time.time()
         try:
             connection = http.client.HTTPConnection(host, 80, timeout=TIMEOUT)
@@ -59,9 +59,11 @@ def visit(host: str, kind: str, found: Visits, stop: threading.Event) -> None:
 
 
 def _main() -> None:
-    host, stop = sys.argv[1], threading.Event()
+    host, pause, stop = sys.argv[1], float(sys.argv[2]), threading.Event()
     visits = {kind: Visits() for kind in ROUTES}
-    threads = [threading.Thread(target=visit, args=(host, kind, visits[kind], stop), daemon=True) for kind in ROUTES]
+    threads = [
+        threading.Thread(target=visit, args=(host, kind, pause, visits[kind], stop), daemon=True) for kind in ROUTES
+    ]
     for thread in threads:
         thread.start()
     sys.stdin.read()
@@ -72,13 +74,15 @@ def _main() -> None:
 
 
 @contextlib.contextmanager
-def visiting(pid: int, address: str) -> Iterator[dict[str, Visits]]:
+def visiting(pid: int, address: str, pause: float = PAUSE) -> Iterator[dict[str, Visits]]:
     """Visitors in the network of this process as long as the block lasts; what they found is there after it.
+
+    pause: seconds from an answer to the next visit of its kind.
 
     Nothing here imports pyinfra, whose gevent would make one thread of all of them.
     """
     process = subprocess.Popen(
-        ["nsenter", "--target", str(pid), "--net", sys.executable, "-m", "tests.chaos.visitors", address],
+        ["nsenter", "--target", str(pid), "--net", sys.executable, "-m", "tests.chaos.visitors", address, str(pause)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     found: dict[str, Visits] = {}
