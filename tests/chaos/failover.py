@@ -45,7 +45,7 @@ def eventually(what: str, true: Callable[[], bool], seconds: float = 60) -> floa
 
 @contextlib.contextmanager
 def load(host: str, prefix: str, *kinds: str, pause: float = writers.PAUSE) -> Iterator[writers.Load]:
-    """Writers in the network of this host."""
+    """Writers in the network of this host. pause: seconds from one write to the next of its kind."""
     pid = inside.pid(SPEC, host)
     assert pid is not None
     with writers.load(pid, secret, prefix, kinds or tuple(writers.KINDS), pause=pause) as running:
@@ -54,7 +54,7 @@ def load(host: str, prefix: str, *kinds: str, pause: float = writers.PAUSE) -> I
 
 @contextlib.contextmanager
 def visiting(host: str, pause: float = visitors.PAUSE) -> Iterator[dict[str, visitors.Visits]]:
-    """Visitors of a web host, in its own network."""
+    """Visitors of a web host, in its own network. pause: seconds from an answer to the next visit of its kind."""
     pid = inside.pid(SPEC, host)
     assert pid is not None
     with visitors.visiting(pid, SPEC.address(host), pause) as visits:

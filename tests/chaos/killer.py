@@ -21,27 +21,20 @@ KILLED = 137
 """As a shell says it."""
 
 
-def text(journal: Path) -> str:
-    return journal.read_text() if journal.exists() else ""
-
-
-def taken(text: str) -> list[str]:
-    """The words of each step that a journal says is taken."""
+def taken(journal: Path) -> list[str]:
+    """The words of each step that a journal says is taken; of none, if there is no journal."""
+    text = journal.read_text() if journal.exists() else ""
     return re.findall(r'"event": "take".*"words": "([^"]*)"', text)
 
 
 def main(path: str, what: str, *command: str) -> int:
     journal = Path(path)
-    before = text(journal)
-    seen = set(taken(before))
+    seen = set(taken(journal))
     process = subprocess.Popen(command)
     os.setpriority(os.PRIO_PROCESS, 0, -10)
     while (code := process.poll()) is None:
-        if what == "new":
-            there = bool(set(taken(text(journal)[len(before) :])) - seen)
-        else:
-            there = len(taken(text(journal))) >= int(what)
-        if there:
+        steps = taken(journal)
+        if not seen.issuperset(steps) if what == "new" else len(steps) >= int(what):
             process.kill()
             process.wait()
             return KILLED

@@ -139,17 +139,16 @@ def killed_at_a_new_step(copy: str | Path, *command: str) -> bool:
 
 def steps_taken(copy: str | Path) -> set[str]:
     """The words of all steps of the last roll's journal."""
-    return set(killer.taken(path_of(folder(str(copy))).read_text()))
+    return set(killer.taken(path_of(folder(str(copy)))))
 
 
 def _killed(copy: str | Path, what: str, *command: str) -> bool:
+    killing = [sys.executable, "-m", "tests.chaos.killer", str(path_of(folder(str(copy)))), what]
     with TemporaryFile("w+") as said:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.killer", str(path_of(folder(str(copy)))), what, str(ROOT / "fleet"),
-             *command],
-            cwd=ROOT, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
-        )  # fmt: skip
-        code = process.wait()
+        code = subprocess.run(
+            [*killing, str(ROOT / "fleet"), *command], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=said, stderr=said,
+            start_new_session=True, check=False,
+        ).returncode  # fmt: skip
         said.seek(0)
         assert code in {0, killer.KILLED}, f"it was refused or has failed: {said.read()}"
         return code == killer.KILLED

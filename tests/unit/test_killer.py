@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos.killer import KILLED, taken
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def line(words: str) -> str:
@@ -36,7 +36,7 @@ def test_killed_at_the_step_that_is_waited_for(tmp_path: Path, what: str, last: 
         journal.write_text(line("one"))
     steps = ("one", "two", "three", "four")
     assert run(journal, what, takes(journal, *steps)) == KILLED
-    assert taken(journal.read_text())[-1] == last
+    assert taken(journal)[-1] == last
 
 
 def test_who_takes_no_new_step_ends_by_himself(tmp_path: Path) -> None:

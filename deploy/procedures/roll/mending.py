@@ -47,17 +47,20 @@ def mend(session: Session, journal: Journal, say: Say) -> None:
 
     What cannot be mended so is left to the gates, which judge it.
     """
-    run, acted = session.run, False
-    for name, steps in run.plan().items():
+    run = session.run
+    left = {
         # What shuts somebody out is for an apply, which does all that comes before it.
-        if todo := [step for step in steps if not step.pending and units_of(step) and step.phase is not Phase.LAST]:
-            acted = True
-            journal.write("mend", host=name, keys=[step.key for step in todo])
+        name: [step for step in steps if not step.pending and units_of(step) and step.phase is not Phase.LAST]
+        for name, steps in run.plan().items()
+    }
+    for name, steps in left.items():
+        if steps:
+            journal.write("mend", host=name, keys=[step.key for step in steps])
             say(f"({name}: what was left stopped or half done is mended first)")
             try:
-                run.act(name, todo)
+                run.act(name, steps)
             except FleetError as error:
                 journal.write("noticed", words=error.message())
     run.failures.clear()
-    if acted:
+    if any(left.values()):
         run.look_all()

@@ -311,7 +311,7 @@ def test_a_move_of_the_writes_that_broke_off_is_gone_on_with_first(
 
 @pytest.mark.parametrize(("left", "looks"), [((), 1), ((Unit(name=UNIT),), 2)], ids=["nothing", "a stopped member"])
 def test_hosts_are_looked_at_again_only_where_something_was_mended(
-    world: World, monkeypatch: pytest.MonkeyPatch, left: tuple[Unit, ...], looks: int
+    world: World, left: tuple[Unit, ...], looks: int
 ) -> None:
     done: list[str] = []
     world.run.look_all = lambda: done.append("look")
