@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +21,20 @@ from deploy.model import rules
 from deploy.model.catalog import SERVICES
 from tests.chaos import application, faults, results
 from tests.chaos.application import first
-from tests.chaos.failover import database, eventually, primary, redis, redis_cli, settled, sql, the_fleet
-from tests.chaos.support import apply, on
+from tests.chaos.failover import (
+    database,
+    eventually,
+    load,
+    primary,
+    redis,
+    redis_cli,
+    settled,
+    sql,
+    the_fleet,
+    visiting,
+)
+from tests.chaos.metrics import WATCHER, ask
+from tests.chaos.support import UNBOUNDED, altered, apply, fleet, on
 
 pytestmark = pytest.mark.usefixtures("begun_well")
 
@@ -33,13 +46,14 @@ TELLING = 150
 """Seconds beyond an alert's own until it has to be told: scrapes, an evaluation, Alertmanager's grouping."""
 OVER = 1200
 """Seconds until it has to be over: the longest look back of a rule, and the same way again."""
+SCRAPES = 240
+"""An hour's, as often as they are by default."""
+CLOSER = 2.0
+"""Seconds from one to the next, where an hour's have to be had sooner."""
 
 
 def hosts(service: str) -> list[str]:
     return [host.name for host in the_fleet().members(service)]
-
-
-WATCHER = first("monitoring")
 
 
 def told() -> list[dict[str, Any]]:
@@ -311,10 +325,25 @@ def test_one_dead_host_is_one_page() -> None:
 
 
 @pytest.mark.thorough
-def test_without_a_fault_nothing_fires() -> None:
-    since = clock()
-    with pytest.raises(AssertionError, match="one fires"):
-        eventually("one fires", lambda: bool(since_then(since)), 300)
+def test_without_a_fault_nothing_fires(tmp_path: Path) -> None:
+    """As many scrapes as an hour has, closer to one another, with visitors and writers all the time."""
+    seconds = SCRAPES * CLOSER
+    quick = altered(tmp_path, f'{UNBOUNDED}monitoring = {{"scrape_interval": {CLOSER}}}')
+    assert fleet("apply", inventory=quick).returncode == 0
+    try:
+        since = clock()
+        # No messages: nobody takes those of the load, and that is something to tell of.
+        writing, visits = load("web1", "quiet", "sessions", "cache", "rows", pause=0.2), visiting("web1", pause=1)
+        with writing, visits, pytest.raises(AssertionError, match="one fires"):
+            eventually("one fires", lambda: bool(since_then(since)), seconds)
+        scrapes = min(ask(f"count_over_time(up[{seconds:.0f}s])").values())
+        # What waits all the time would fire in a longer hour.
+        waited = ask(f'max by (alertname) (count_over_time(ALERTS{{alertstate="pending"}}[{seconds:.0f}s]))')
+    finally:
+        apply()
+    assert scrapes > 0.9 * SCRAPES
+    assert {name for name, times in waited.items() if times > 0.8 * SCRAPES} == set()
+    results.note("an hour's scrapes without a fault", scrapes=scrapes)
 
 
 @pytest.mark.thorough

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from urllib.parse import quote
 
 import pytest
 
-from deploy.model.catalog import SERVICES
 from deploy.model.dashboards import SHARES, Panel, dashboards
 from tests.chaos import faults
 from tests.chaos.application import PROBLEM, SUM, put_problem, web
 from tests.chaos.failover import database, eventually, load, settled, the_fleet, visiting
-from tests.chaos.support import on
+from tests.chaos.metrics import ask
 
 pytestmark = pytest.mark.usefixtures("begun_well")
 
-WATCHER = the_fleet().members("monitoring")[0].name
-API = f"http://127.0.0.1:{SERVICES['monitoring'].port('prometheus').number}/api/v1"
 PANELS = [(board, panel) for board in dashboards(the_fleet()) for panel in board.panels]
 WARM = 30
 """Seconds of load before the questions are asked: rates over five minutes need a few scrapes."""
-
-
-def ask(expression: str) -> dict[str, float]:
-    """Series, as text -> value."""
-    said = json.loads(on(WATCHER, f"curl -sf -m 10 --noproxy '*' '{API}/query?query={quote(expression)}'"))
-    return {json.dumps(one["metric"], sort_keys=True): float(one["value"][1]) for one in said["data"]["result"]}
 
 
 def unwell(panel: Panel) -> str:
