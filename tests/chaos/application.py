@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shlex
+import subprocess
 from collections.abc import Mapping
 
 from deploy.model.catalog import SERVICES
@@ -38,6 +40,17 @@ def web(path: str, data: Mapping[str, object] | None = None) -> tuple[int, dict[
     except ValueError:
         answer = {"text": text}
     return int(code), answer
+
+
+def certificate(code: str) -> str:
+    """The PDF with this verification code, from a web host, in base 64."""
+    return on(first("frontend"), f"curl -s -m 10 http://{first('frontend')}/certificate/{code} | base64 -w 0")
+
+
+def pdf_about(encoded: str) -> str:
+    """What pdfinfo says of a PDF (base 64, broken into lines or not). Fails if it does not open."""
+    pdf = base64.b64decode(encoded.replace("\\n", ""))
+    return subprocess.run(["pdfinfo", "-"], input=pdf, capture_output=True, check=True).stdout.decode()
 
 
 def put_problem(alias: str = PROBLEM) -> None:

@@ -10,7 +10,6 @@ import json
 import re
 import secrets
 import shlex
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ import pytest
 
 from deploy.model.catalog import SERVICES
 from deploy.roles.rabbitmq_topology import API
-from tests.chaos.application import first, fresh, put_statement, web
+from tests.chaos.application import certificate, first, fresh, pdf_about, put_statement, web
 from tests.chaos.failover import database, eventually, primary, redis, sql
 from tests.chaos.support import SPEC, on
 
@@ -142,11 +141,8 @@ def test_message_and_publishing_and_the_flow_of_certificates() -> None:
     eventually("each has a file", lambda: len(sql(database(), joined)) == 3)
     stored = {tuple(row.split("\t")[:2]): row.split("\t")[2] for row in sql(database(), rows)}
     assert set(stored) == {("user1", "1"), ("محمد", "2"), ("José", "0")}
-    host = first("frontend")
     for (username, place), code in stored.items():
-        pdf = on(host, f"curl -s -m 10 http://{host}/certificate/{code} | base64 -w 0")
-        about = subprocess.run(["sh", "-c", "base64 -d | pdfinfo -"], input=pdf, text=True, capture_output=True,
-                               check=True).stdout  # fmt: skip
+        about = pdf_about(certificate(code))
         assert re.search(r"^Title:\s+(.*)$", about, re.MULTILINE)[1] == username  # type: ignore[index]
         assert f"contest {contest}, place {place if place != '0' else 'none'}, code {code}" in about
 
