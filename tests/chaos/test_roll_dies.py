@@ -39,6 +39,8 @@ QUICK = UNBOUNDED + 'roll = {"canary_seconds": 2, "read_interval": 0.3, "reads":
 LIMIT = {"service_nofile": 12288}
 CHANGE = f"{QUICK}base = base | {LIMIT}\n"
 SERVICES = ("sentinel", "redis", "rabbitmq", "mysql")
+BACKENDS = ("grader", "gitserver", "broadcaster", "runner")
+QUIETER = "".join(f"{name} = {{**globals().get({name!r}, {{}}), 'log_level': 'error'}}\n" for name in BACKENDS)
 pytestmark = pytest.mark.thorough
 APART = 1 if REPEATS > 1 else 5
 """Steps of the roll from one death to the next."""
@@ -53,7 +55,7 @@ def changed(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One change for all services, that each roll of one takes its part of."""
-    with owing(tmp_path_factory.mktemp("everything"), CHANGE) as copy:
+    with owing(tmp_path_factory.mktemp("everything"), CHANGE + QUIETER) as copy:
         yield copy
 
 
@@ -115,7 +117,7 @@ def test_resume(changed: Path, service: str) -> None:
     leftovers()
 
 
-@pytest.mark.parametrize("service", [*SERVICES, "grader", "gitserver", "broadcaster", "runner"])
+@pytest.mark.parametrize("service", [*SERVICES, *BACKENDS])
 def test_a_controller_dies_at_each_step_and_nobody_notices(everything: Path, service: str) -> None:
     """A roll, each step of which was written down by a controller that died on it at once: one service after the other,
     until nothing is owed.
@@ -135,7 +137,7 @@ def test_a_controller_dies_at_each_step_and_nobody_notices(everything: Path, ser
             words = ("--resume",)
             deaths += 1
         until = time.time()
-    assert deaths == len(steps_taken(everything))
+    assert deaths == len(steps_taken(everything)) > 0
     after = started()
     assert {who for who, what in before.items() if what == after[who]} == set(), "not restarted"
     assert [step for step in steps(everything) if step["role"] == service] == []
