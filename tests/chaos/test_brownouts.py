@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 import secrets
 import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import pytest
 
 from deploy.model.catalog import SERVICES
 from tests.chaos import faults, results
 from tests.chaos.application import PROBLEM, first, fresh, put_problem, put_statement
-from tests.chaos.failover import eventually, the_fleet
+from tests.chaos.failover import database, eventually, the_fleet
 from tests.chaos.support import on
 
 pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("begun_well")]
@@ -39,15 +41,32 @@ def ports(*names: str) -> list[int]:
     return [SERVICES[service].port(port).number for service, _, port in (name.partition(" ") for name in names)]
 
 
-# Part -> (whose hosts, which ports, what differs from a good day while it is away and nothing is cached).
-AWAY: dict[str, tuple[str, list[int], dict[str, int]]] = {
-    "cache": ("redis", ports("redis cache"), {}),
-    "sessions": ("redis", ports("redis sessions"), {"login": 503}),
-    "broker": ("rabbitmq", ports("rabbitmq amqps", "rabbitmq management-tls"), {"certificates": 503}),
-    "grader": ("grader", ports("grader https"), {}),
-    "gitserver": ("gitserver", ports("gitserver https"), {"statement": 503}),
-    "database": ("mysql", ports("mysql mysql", "mysql role"), {"rank": 503, "tags": 503, "scoreboard": 503}),
-}
+def members(service: str) -> list[str]:
+    return [host.name for host in the_fleet().members(service)]
+
+
+@dataclass(frozen=True)
+class Part:
+    """hosts: those that cannot be reached. differs: page -> code, of a good day's, while nothing is cached."""
+
+    hosts: Callable[[], list[str]]
+    ports: list[int]
+    differs: dict[str, int] = field(default_factory=dict)
+
+
+DATABASE = ports("mysql mysql", "mysql role")
+UNREAD = {"rank": 503, "tags": 503, "scoreboard": 503}
+AWAY = {
+    "cache": Part(lambda: members("redis"), ports("redis cache")),
+    "sessions": Part(lambda: members("redis"), ports("redis sessions"), {"login": 503}),
+    "broker": Part(
+        lambda: members("rabbitmq"), ports("rabbitmq amqps", "rabbitmq management-tls"), {"certificates": 503}),
+    "grader": Part(lambda: members("grader"), ports("grader https")),
+    "gitserver": Part(lambda: members("gitserver"), ports("gitserver https"), {"statement": 503}),
+    "database": Part(lambda: members("mysql"), DATABASE, UNREAD),
+    "primary": Part(lambda: [database()], DATABASE, UNREAD),
+    "replica": Part(lambda: [name for name in members("mysql") if name != database()][:1], DATABASE),
+}  # fmt: skip
 
 
 def visited() -> tuple[dict[str, int], dict[str, float]]:
@@ -86,14 +105,14 @@ def a_statement() -> None:
 @pytest.mark.parametrize("silent", [False, True], ids=["refused", "silent"])
 @pytest.mark.parametrize("part", AWAY)
 def test_each_page_while_a_part_is_away(part: str, silent: bool) -> None:
-    service, numbers, differs = AWAY[part]
+    away = AWAY[part]
     before = processes()
     eventually("all pages on a good day", lambda: visited()[0] == WELL, 60)
     forget()
-    with faults.out_of_reach(WEB, [host.name for host in the_fleet().members(service)], numbers, silent=silent):
+    with faults.out_of_reach(WEB, away.hosts(), away.ports, silent=silent):
         codes, seconds = visited()
         again, _ = visited()
-    assert codes == WELL | differs
+    assert codes == WELL | away.differs
     assert again == codes, "asked again, it answers the same"
     assert max(seconds.values()) < SLOWEST, seconds
     back = eventually("all pages afterwards", lambda: visited()[0] == WELL, 60)

@@ -36,6 +36,7 @@ from tests.chaos.test_redis_failover import missing
 from tests.chaos.watching import watching
 
 QUICK = UNBOUNDED + 'roll = {"canary_seconds": 2, "read_interval": 0.3, "reads": 1}\n'
+UNWATCHED = UNBOUNDED + 'roll = {"canary_seconds": 0, "read_interval": 0.1, "reads": 1}\n'
 LIMIT = {"service_nofile": 12288}
 CHANGE = f"{QUICK}base = base | {LIMIT}\n"
 SERVICES = ("sentinel", "redis", "rabbitmq", "mysql")
@@ -65,7 +66,7 @@ def owed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     Of the data hosts alone: most of an abort would be web servers that load what they had.
     """
     base = f"base = {run_path(str(folder(INVENTORY) / 'group_data/all.py'))['base'] | LIMIT}\n"
-    with owing(tmp_path_factory.mktemp("aborts"), QUICK, sentinel=base) as copy:
+    with owing(tmp_path_factory.mktemp("aborts"), UNWATCHED, sentinel=base) as copy:
         yield copy
 
 
@@ -83,7 +84,7 @@ def test_abort(owed: Path, service: str) -> None:
     before = limits(service)
     deaths = 0
     for step in itertools.count(1, APART):
-        assert fleet("apply", inventory=owed).returncode == 0, step
+        assert fleet("apply", "--limit", ",".join(before), inventory=owed).returncode == 0, step
         if not killed_at(owed, step, "--service", service):
             break
         deaths += 1
