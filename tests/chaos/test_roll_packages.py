@@ -1,9 +1,10 @@
-"""Another version of Redis on all hosts, under load, and back; one that breaks goes back by itself."""
+"""Another version of Redis, and of MariaDB, on all hosts, under load, and back; one that breaks goes back by itself."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from deploy.converge import apt
 from deploy.procedures.roll.order import Action
 from deploy.procedures.roll.run import Options
 from tests.chaos import results
-from tests.chaos.failover import load, settled, the_fleet, visiting
-from tests.chaos.rolling import applied, roll, rolled, started
+from tests.chaos.failover import database, fresh_table, load, settled, sql, the_fleet, visiting
+from tests.chaos.load import TABLE
+from tests.chaos.rolling import UNITS, applied, roll, rolled, started
 from tests.chaos.support import UNBOUNDED, altered, apply, fleet, on
 from tests.chaos.test_redis_failover import missing
 from tests.chaos.watching import watching
@@ -27,75 +29,97 @@ roll = {"canary_seconds": 5, "read_interval": 0.5, "after_seconds": 60}
 )
 
 
-def installed(package: str = "redis-server") -> set[str]:
-    return {on(host, f"dpkg-query -W -f='${{Version}}' {package}") for host in DATA}
+@dataclass(frozen=True)
+class Software:
+    """A Debian source package, the one of its packages that tells its version, and what of the load it concerns."""
+
+    source: str
+    package: str
+    services: tuple[str, ...]
+    kinds: tuple[str, ...]
+
+    def installed(self) -> set[str]:
+        return {on(host, f"dpkg-query -W -f='${{Version}}' {self.package}") for host in DATA}
+
+    def others(self) -> list[str]:
+        """Versions that are to be had besides the one that is installed on all."""
+        listed = on(DATA[0], f"apt-cache madison {self.package} | awk '{{ print $3 }}' | sort -uV").split()
+        return [one for one in listed if one not in self.installed()]
+
+    def pinned(self, folder: Path, version: str) -> Path:
+        folder.mkdir(exist_ok=True)
+        return altered(folder, QUICK + f'packages = {{"pins": {{"{self.source}": "{version}"}}}}')
 
 
-def others() -> list[str]:
-    """Versions that are to be had besides the one that is installed on all."""
-    listed = on("data1", "apt-cache madison redis-server | awk '{ print $3 }' | sort -uV").split()
-    return [one for one in listed if one not in installed()]
-
-
-def pinned(folder: Path, version: str) -> Path:
-    folder.mkdir(exist_ok=True)
-    return altered(folder, QUICK + f'packages = {{"pins": {{"redis": "{version}"}}}}')
+REDIS = Software("redis", "redis-server", ("redis", "sentinel"), ("sessions", "cache"))
+MARIADB = Software("mariadb", "mariadb-server", ("mysql",), ("rows",))
 
 
 @pytest.fixture
-def versions(tmp_path: Path) -> Iterator[tuple[str, str]]:
+def software(request: pytest.FixtureRequest) -> Software:
+    chosen: Software = getattr(request, "param", REDIS)
+    return chosen
+
+
+@pytest.fixture
+def versions(software: Software, tmp_path: Path) -> Iterator[tuple[str, str]]:
     """The one that is installed, and another; the first is there again afterwards."""
     settled()
-    (before,) = installed()
-    if not others():
-        pytest.skip("the archive that the hosts know has one version of Redis only")
-    yield before, others()[0]
-    copy = pinned(tmp_path / "back", before)
+    (before,) = software.installed()
+    if not software.others():
+        pytest.skip(f"the archive that the hosts know has one version of {software.source} only")
+    yield before, software.others()[0]
+    copy = software.pinned(tmp_path / "back", before)
     assert fleet("apply", inventory=copy).returncode == 0
     assert roll(copy)[0] == 0
-    assert installed() == {before}
+    assert software.installed() == {before}
     apply()
     settled()
 
 
 @pytest.mark.thorough
-def test_another_version_everywhere_and_nothing_is_lost(versions: tuple[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("software", [REDIS, MARIADB], ids=lambda one: one.source, indirect=True)
+def test_another_version_everywhere_and_nothing_is_lost(
+    software: Software, versions: tuple[str, str], tmp_path: Path
+) -> None:
     before, after = versions
-    copy = pinned(tmp_path / "there", after)
+    copy = software.pinned(tmp_path / "there", after)
+    fresh_table()
     running = started()
     assert fleet("apply", inventory=copy).returncode == 0
     assert started() == running, "apply restarts nobody"
-    assert installed() == {before}, "and installs nothing under a member that serves"
+    assert software.installed() == {before}, "and installs nothing under a member that serves"
     steps = json.loads(fleet("plan", "--json", inventory=copy).stdout)["steps"]
-    shown = {step["summary"] for step in steps if step["key"] == "package:redis-server"}
+    shown = {step["summary"] for step in steps if step["key"] == f"package:{software.package}"}
     assert shown == {f"version {before} -> {after}"}
     _, planned = roll(copy, "--dry")
-    with load("web1", "versions", "sessions", "cache") as writers, visiting("web1") as visits:
+    with load("web1", "versions", *software.kinds) as writers, visiting("web1") as visits:
         with watching(the_fleet()) as watch:
             code, report = roll(copy)
         assert code == 0, report
         ledgers = writers.end()
     assert report["steps"] == planned["steps"]
-    assert installed() == {after}
+    assert software.installed() == {after}
     deleted = "ls -l /proc/$(systemctl show -P MainPID $u)/exe | grep -c deleted"
     for host in DATA:
-        for unit in ("redis-cache", "redis-sessions", "redis-sentinel"):
+        for unit in (unit for service in software.services for unit in UNITS[service]):
             assert on(host, f"u={unit}; {deleted}", check=False).strip() == "0", "it runs what is installed"
     assert fleet("plan", inventory=copy).returncode == 0
-    for service in ("redis", "sentinel"):
+    for service in software.services:
         assert watch.most(service) <= 1, watch.out
-    for kind in ("sessions", "cache"):
-        assert missing(set(ledgers[kind].kept), kind) == set()
-        results.note(f"another version of Redis: {kind}", seconds_without_writes=ledgers[kind].gap())
+    rows = set(sql(database(), f"SELECT id FROM {TABLE}"))
+    for kind, ledger in ledgers.items():
+        assert (ledger.ids() - rows if kind == "rows" else missing(set(ledger.kept), kind)) == set()
+        results.note(f"another version of {software.source}: {kind}", seconds_without_writes=ledger.gap())
     assert {kind: one.failed[:3] for kind, one in visits.items() if one.failed} == {}
 
 
 @pytest.mark.thorough
 def test_a_package_that_breaks_goes_back_by_itself(
-    versions: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    software: Software, versions: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, after = versions
-    copy = str(pinned(tmp_path / "bad", after))
+    copy = str(software.pinned(tmp_path / "bad", after))
     real = apt.change
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -107,7 +131,7 @@ def test_a_package_that_breaks_goes_back_by_itself(
     assert found.how == "stopped"
     assert "has its earlier files again and is well" in found.errors[0].message()
     assert len({one.host for one in found.steps if one.action is Action.INSTALL}) == 1
-    assert installed() == {before}
+    assert software.installed() == {before}
     assert fleet("status", "--wait", "30").returncode == 0
 
 
@@ -120,11 +144,11 @@ def test_a_forbidden_jump_is_refused_with_the_path(tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 def test_without_the_earlier_package_nothing_is_begun(
-    versions: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    software: Software, versions: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The archive no longer has it: there would be no way back."""
     _, after = versions
-    copy = str(pinned(tmp_path / "gone", after))
+    copy = str(software.pinned(tmp_path / "gone", after))
     running = started()
     real = apt.fetch
 
