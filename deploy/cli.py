@@ -170,6 +170,10 @@ def _say_applied(
 @app.command()
 def roll(
     inventory: Inventory, identity: Identity = None, as_json: Json = False,
+    limit: Annotated[
+        str, typer.Option("--limit", "-l", help="Only these hosts, comma-separated, when another does not answer: all "
+                                                "that the owed services are rolled with must be among them."),
+    ] = "",
     service: Annotated[str, typer.Option("--service", help="Only the members of this service.")] = "",
     canary: Annotated[str, typer.Option("--canary", help="The host to begin with, where it is owed.")] = "",
     dry: Annotated[bool, typer.Option("--dry", help="Print the steps that a roll would take, and take none.")] = False,
@@ -193,10 +197,12 @@ def roll(
         again = resume or abort
         if hosts and not reboot:
             raise FleetError(subject="--hosts", found=repr(hosts), expected="--reboot with it")
+        if limit and reboot:
+            raise FleetError(subject="--limit", found="--reboot with it", expected="--hosts, which says what to boot")
         if dry and again:
             raise FleetError(subject="fleet roll", found="--dry with --resume or --abort", expected="--dry alone")
         lock_for = None if dry else "fleet roll"
-        with session(inventory, identity=identity, lock_for=lock_for, look=not again) as opened:
+        with session(inventory, limit=limit, identity=identity, lock_for=lock_for, look=not again) as opened:
             if dry:
                 view.show_steps(out, kind.dry(opened, options), as_json)
                 return

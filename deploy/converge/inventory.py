@@ -195,5 +195,5 @@ def _connection_advice(text: str, reached: bool) -> tuple[str, str]:
         )
     return (
         "a connection within 10 s",
-        "see that the host is up, the address right and your key allowed; or leave it out with --limit",
+        "see that the host is up, the address right and your key allowed; commands with --limit can leave it out",
     )

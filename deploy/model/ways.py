@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from deploy.model.fleet import Context
+from deploy.model.fleet import Context, Fleet
 from deploy.model.observed import Snapshot
 
 
@@ -124,3 +124,15 @@ class Way:
     def moves(self) -> bool:
         """Whether the lead can be handed over."""
         return bool(self.hand_over or self.handed_over_by)
+
+    def looked_at(self, fleet: Fleet) -> list[str]:
+        """The hosts of its service's members and of its witnesses."""
+        services = (self.service, *self.witnesses)
+        return [host.name for host in fleet.hosts if any(host.has(service) for service in services)]
+
+    def needs(self, fleet: Fleet) -> list[str]:
+        """All hosts that it is rolled with: those that are looked at, and those where something is done for it."""
+        heirs = [act for heir in self.heirs.values() for act in (*heir.prefer, *heir.forget)]
+        acts = [*(act for stage in self.drain for act in stage), *self.undrain, *self.hand_over, *self.undo, *heirs]
+        needed = {*self.looked_at(fleet), *(act.host for act in acts)}
+        return [host.name for host in fleet.hosts if host.name in needed]

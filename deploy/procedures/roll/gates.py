@@ -57,8 +57,7 @@ class Gates:
         run = self.run
         services = frozenset({way.service, *way.witnesses})
         members = [host.name for host in run.fleet.members(way.service)]
-        names = [host.name for host in run.fleet.hosts if any(host.has(service) for service in services)]
-        seen = together(names, lambda name: run.glance(name, services))
+        seen = together(way.looked_at(run.fleet), lambda name: run.glance(name, services))
         found = together(members, lambda name: self._health(name, way.service))
         checks = tuple(one for part in found.values() for one in part)
         leader, dispute = self._leader(way, member, seen)

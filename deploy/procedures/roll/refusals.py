@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,16 @@ def known(fleet: Fleet, service: str, canary: str, *, option: str = "--canary") 
     for name, value, names in (("--service", service, services), (option, canary, hosts)):
         if value and value not in names:
             raise FleetError(subject=name, found=repr(value), expected=f"one of {', '.join(names)}")
+
+
+def reached(fleet: Fleet, hosts: Container[str], debt: Debt, way: Way) -> None:
+    """Raise FleetError for a host that `--limit` leaves out of `hosts`, and this member cannot be rolled without."""
+    if left_out := [name for name in way.needs(fleet) if name not in hosts]:
+        raise FleetError(
+            host=debt.host, subject=f"roll of {way.name}", found=f"{', '.join(left_out)} left out by --limit",
+            expected=f"every host that it is rolled with: {', '.join(way.needs(fleet))}",
+            hint="leave out only hosts of other services, or roll those that can be with --service",
+        )  # fmt: skip
 
 
 def applied(plan: Mapping[str, list[Step]]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 
+from deploy.converge.engine import Run
 from deploy.errors import FleetError, FleetErrors, each_of
 from deploy.model.ways import Way
 from deploy.procedures.roll import journal as journals
@@ -29,7 +30,7 @@ def dry(session: Session, options: Options) -> list[Deed]:
     _refuse(session, options)
     run = session.run
     ways = chosen(ways_of(run), options.service)
-    return whole(debts(run.plan(), ways), ways, leaders(run.live), options.canary)
+    return whole(_owed(run, ways), ways, leaders(run.live), options.canary)
 
 
 def roll(session: Session, options: Options, say: Say = lambda _: None) -> Rolled:
@@ -40,7 +41,7 @@ def roll(session: Session, options: Options, say: Say = lambda _: None) -> Rolle
     """
     _refuse(session, options)
     run = session.run
-    if not debts(run.plan(), chosen(ways_of(run), options.service)):
+    if not _owed(run, chosen(ways_of(run), options.service)):
         return Rolled("nothing")
     journal = Journal.begin(session.path, options.doing, service=options.service, canary=options.canary)
     rolling = _Roll(session, options, journal, say)
@@ -101,6 +102,18 @@ def _refuse(session: Session, options: Options) -> None:
     refusals.applied(run.plan())
 
 
+def _owed(run: Run, ways: Mapping[str, tuple[Way, ...]]) -> list[Debt]:
+    """What is to be paid.
+
+    Raises:
+        FleetError: a host that it takes was left out.
+    """
+    found = debts(run.plan(), ways)
+    for debt in found:
+        refusals.reached(run.fleet, run.hosts, debt, way_of(ways, debt.host, debt.way))
+    return found
+
+
 class _Roll(Steps):
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -122,6 +135,7 @@ class _Roll(Steps):
                 break
             debt = order[0]
             way = way_of(ways, debt.host, debt.way)
+            refusals.reached(self.run.fleet, self.run.hosts, debt, way)
             if (debt.host, debt.way) in settled:
                 return self._stop(refusals.owed_still(debt), debt, way)
             try:
@@ -226,6 +240,7 @@ class _Roll(Steps):
             if not order:
                 break
             debt, way = order[0], way_of(ways, order[0].host, order[0].way)
+            refusals.reached(self.run.fleet, self.run.hosts, debt, way)
             touched = debt.begun or way.graceful or any(kept.get((debt.host, unit), False) for unit in debt.units)
             try:
                 self._one_back(debt, way, touched, has_files=any((debt.host, unit) in kept for unit in debt.units))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from deploy.converge.step import Step
 from deploy.errors import FleetError, FleetErrors
 from deploy.model.fleet import Live
 from deploy.model.resources import StepClass, Unit
-from deploy.model.ways import Act, Way
+from deploy.model.ways import Act, Heir, Way
 from deploy.procedures import db
 from deploy.procedures.roll import journal, mending, notes, refusals
 from deploy.procedures.roll import run as module
@@ -230,6 +231,43 @@ def test_what_apply_would_still_do_comes_first(world: World, monkeypatch: pytest
 def test_a_service_that_does_not_exist_is_refused(world: World, work: Callable[..., object]) -> None:
     with pytest.raises(FleetError, match="found 'reddis', expected one of"):
         work(world.session, Options(service="reddis"))
+
+
+@pytest.mark.parametrize("work", [module.dry, module.roll])
+def test_a_member_is_not_rolled_without_a_host_that_it_needs(world: World, work: Callable[..., object]) -> None:
+    del world.run.hosts["data3"]
+    with pytest.raises(
+        FleetError, match=r"found data3 left out by --limit, expected every host .*: data1, data2, data3"
+    ):
+        work(world.session, Options())
+    assert world.taken == []
+
+
+def test_a_member_needs_its_service_its_witnesses_and_those_where_it_is_drained() -> None:
+    alone = Way(name="gitserver", service="gitserver", units=())
+    assert alone.needs(FLEET) == ["app1"]
+    assert replace(alone, witnesses=("redis",)).needs(FLEET) == [*DATA, "app1"]
+    elsewhere = (Act("data2", "true"),)
+    for also in (
+        {"drain": (elsewhere,)}, {"undrain": elsewhere}, {"hand_over": elsewhere}, {"undo": elsewhere},
+        {"heirs": {"app1": Heir(elsewhere, ())}}, {"heirs": {"app1": Heir((), elsewhere)}},
+    ):  # fmt: skip
+        assert replace(alone, **also).needs(FLEET) == ["data2", "app1"]
+
+
+def test_a_resumed_roll_stops_at_a_member_that_needs_a_host_which_was_left_out(world: World) -> None:
+    def dies(deed: Deed, _: World) -> None:
+        if deed.action is Action.RESTART:
+            raise KeyboardInterrupt
+
+    world.on = dies
+    with pytest.raises(KeyboardInterrupt):
+        module.roll(world.session, Options())
+    world.on = lambda deed, world: None
+    del world.run.hosts["data3"]
+    with pytest.raises(FleetError, match="data3 left out by --limit"):
+        module.resume(world.session, Options())
+    assert world.restarts() == []
 
 
 def test_who_was_rolled_before_the_one_that_goes_back_is_named(world: World) -> None:
