@@ -37,6 +37,15 @@ def reached(fleet: Fleet, hosts: Container[str], debt: Debt, way: Way) -> None:
         )  # fmt: skip
 
 
+def unlimited(fleet: Fleet, targets: Container[str]) -> None:
+    """Raise FleetError where `--limit` leaves hosts out of what a reboot that died has to be ended with."""
+    if left_out := [host.name for host in fleet.hosts if host.name not in targets]:
+        raise FleetError(
+            subject="--limit", found=f"a reboot that has not ended, and {', '.join(left_out)} left out",
+            expected="all hosts", hint="end it without --limit",
+        )  # fmt: skip
+
+
 def applied(plan: Mapping[str, list[Step]]) -> None:
     """The files have to be there before what loads them is restarted."""
     left = [step for steps in plan.values() for step in steps if not step.pending]

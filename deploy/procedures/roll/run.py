@@ -63,8 +63,11 @@ def resume(session: Session, options: Options, say: Say = lambda _: None) -> Rol
     options = replace(
         options, service=options.service or given.get("service", ""), canary=options.canary or given.get("canary", "")
     )
+    boots = reboots.left(session.path, left)
+    if boots:
+        refusals.unlimited(session.run.fleet, session.run.targets)
     journal = Journal.resume(session.path, name, "fleet roll --resume")
-    if reboots.left(session.path, left):
+    if boots:
         return reboots.resume(session, replace(options, hosts=reboots.asked(given)), journal, say, left)
     rolling = _Roll(session, options, journal, say, noted=left.noted)
     take_over(rolling)
@@ -87,8 +90,11 @@ def abort(session: Session, options: Options, say: Say = lambda _: None) -> Roll
             raise refusals.nothing(session.path, "--abort")
     refusals.not_complete(session.path)
     roll_name = refusals.left_over(session.path, left, required=False)
+    boots = reboots.left(session.path, left)
+    if boots:
+        refusals.unlimited(session.run.fleet, session.run.targets)
     journal = Journal.resume(session.path, roll_name, refusals.ABORT)
-    if reboots.left(session.path, left):
+    if boots:
         return reboots.abort(session, options, journal, say, left)
     rolling = _Roll(session, options, journal, say, noted=left.noted)
     take_over(rolling)

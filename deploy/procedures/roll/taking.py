@@ -110,11 +110,14 @@ class Hands:
                 raise AssertionError(deed.action)
 
     def _forget(self) -> None:
-        """What is owed no restart any more is proven: the next change has its way back to this."""
+        """What is owed no restart any more is proven: the next change has its way back to this.
+
+        Of hosts that a roll was not to touch nothing is known.
+        """
         still = {name: owed(steps) for name, steps in self.run.plan().items()}
         done: dict[str, list[str]] = {}
         for one in notes.read(self.run).kept:
-            if one.unit not in still.get(one.host, ()):
+            if one.host in still and one.unit not in still[one.host]:
                 done.setdefault(one.host, []).append(shell.forget_kept(one.unit))
         mine = notes.ours(self.who)
         together(done, lambda name: self.run.do(name, "roll: earlier files", mine + "\n".join(done[name]), unseen=True))

@@ -242,7 +242,7 @@ def use(made: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
 def controller(made: Hosts, folder: Path, plan: dict[str, list[Step]] | None = None) -> Any:
     run = SimpleNamespace(
         fleet=FLEET, hosts={name: name for name in DATA}, plan=lambda: plan or {}, context=context, failures=[],
-        do=made.do,
+        do=made.do, targets=frozenset(DATA),
     )  # fmt: skip
     run.fleet = SimpleNamespace(
         hosts=[FLEET.host(name) for name in DATA], members=FLEET.members, services=FLEET.services, host=FLEET.host
@@ -320,6 +320,11 @@ def test_a_host_that_is_not_well_after_its_boot_ends_the_roll(
     assert hosts.boots == {"data1": 1, "data2": 2, "data3": 1}
     assert (hosts.locked, set(hosts.noted)) == (True, {"data2"})
     hosts.fails = None
+    limited = controller(hosts, tmp_path)
+    limited.run.targets = frozenset(DATA[:2])
+    for again in (rolls.resume, rolls.abort):
+        with pytest.raises(FleetError, match=r"a reboot that has not ended, and data3 left out.* without --limit"):
+            again(limited, Options())
     assert rolls.resume(controller(hosts, tmp_path), Options()).how == "done"
     assert hosts.boots == dict.fromkeys(DATA, 2)
 

@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
+from deploy.converge import shell
+from deploy.converge.step import Step
 from deploy.errors import FleetError
 from deploy.model.fleet import Live
 from deploy.model.observed import Answer, Snapshot
+from deploy.model.resources import StepClass, Unit
 from deploy.model.ways import Act, Heir, Way
+from deploy.procedures.roll import notes
 from deploy.procedures.roll.order import Action, Debt, Deed
 from deploy.procedures.roll.refusals import Untouched
 from deploy.procedures.roll.taking import Hands, Moved, broken_off
@@ -145,3 +149,14 @@ def test_a_switchover_that_broke_off_is_known_by_its_promise() -> None:
     assert broken_off(run("failover 10.0.0.11", *DATA)) is None, "a person has to say that the old one is fenced"
     assert broken_off(run("", *DATA)) is None
     assert broken_off(run("switchover 10.0.0.11", "data1", "data2")) is None, "not everybody was asked"
+
+
+def test_only_what_was_rolled_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """data2 is still owed its restart, data3 was left out: both keep their way back."""
+    world = World("data1")
+    step = Step(host="data2", resource=Unit(name=UNIT), step=StepClass.RESTART, summary="x", pending=True)
+    world.run.plan = lambda: {"data1": [], "data2": [step]}
+    kept = tuple(notes.Kept(host, UNIT, touched=True) for host in DATA)
+    monkeypatch.setattr(notes, "read", lambda run: notes.Left({}, frozenset(), kept))
+    world.hands.take(Deed(Action.FORGET), None, None)
+    assert [host for host, script in world.done if shell.forget_kept(UNIT) in script] == ["data1"]
