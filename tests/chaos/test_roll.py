@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import results
+from tests.chaos import faults, results
 from tests.chaos.failover import database, drained, load, settled, sql, the_fleet, visiting
 from tests.chaos.load import TABLE
 from tests.chaos.rolling import lines, paid, roll, started
@@ -147,3 +147,17 @@ def test_the_journal_has_each_step_before_it_is_taken(tmp_path: Path) -> None:
         assert (earlier["event"], later["event"]) == ("take", "done")
         assert earlier["action"] == later["action"]
     assert written[-1]["event"] == "end"
+
+
+@pytest.mark.thorough
+def test_a_dead_host_that_has_no_part_in_it_can_be_left_out(tmp_path: Path) -> None:
+    copy = altered(tmp_path, 'gitserver = {"log_level": "error"}\nroll = {"canary_seconds": 2, "read_interval": 0.3}')
+    assert fleet("apply", inventory=copy).returncode == 0
+    dead = the_fleet().members("runner")[0].name
+    with faults.power_cut(dead):
+        code, report = roll(copy)
+        assert code == 1
+        assert (report["errors"][0]["host"], "--limit" in report["errors"][0]["hint"]) == (dead, True)
+        code, report = roll(copy, "--limit", ",".join(host.name for host in the_fleet().hosts if host.name != dead))
+        assert code == 0, report
+        assert any("restart omegaup-gitserver" in step for step in report["steps"])
