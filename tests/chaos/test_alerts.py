@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,18 @@ def told() -> list[dict[str, Any]]:
     return found
 
 
-def since_then(since: float, status: str = "firing") -> set[str]:
-    return {one["name"] for one in told() if one["time"] > since and one["status"] == status}
+def since_then(since: float) -> set[str]:
+    """Which have fired."""
+    return {one["name"] for one in told() if one["time"] > since and one["status"] == "firing"}
+
+
+def over(since: float) -> set[str]:
+    """Those whose last word is that they are over: one that looks back may be before the others have fired."""
+    last: dict[str, str] = {}
+    for one in told():
+        if one["time"] > since:
+            last.setdefault(one["name"], one["status"])
+    return {name for name, status in last.items() if status == "resolved"}
 
 
 def clock() -> float:
@@ -66,22 +77,23 @@ def test_alerts_fire_by_their_faults_and_are_over_after_the_mend(group: str) -> 
     with contextlib.ExitStack() as made:
         for fault in AT_ONCE[group]:
             made.enter_context(fault.made())
-        fired = each("fires", names, since, "firing", max(lasts[name] for name in names) + TELLING + 300, begun)
-        mended, again = clock(), time.monotonic()
+        patience = max(lasts[name] for name in names) + TELLING + 300
+        fired = each("fires", names, lambda: since_then(since), patience, begun)
+        mended = time.monotonic()
     for after in {fault.after for fault in AT_ONCE[group]}:
         after()
-    over = each("is over", names, mended, "resolved", OVER, again)
+    ended = each("is over", names, lambda: over(since), OVER, mended)
     for fault in AT_ONCE[group]:
-        figures = {"seconds_to_fire": fired[fault.name], "seconds_to_be_over": over[fault.name]}
+        figures = {"seconds_to_fire": fired[fault.name], "seconds_to_be_over": ended[fault.name]}
         results.note(f"alert {fault.name}: {fault.by}", **figures)
 
 
-def each(what: str, names: set[str], since: float, status: str, timeout: float, begun: float) -> dict[str, float]:
+def each(what: str, names: set[str], told_of: Callable[[], set[str]], timeout: float, begun: float) -> dict[str, float]:
     """Wait until the receiver has been told of each; seconds from `begun` (monotonic) until it had been."""
     seen: dict[str, float] = {}
 
     def all_of_them() -> bool:
-        for name in since_then(since, status) & names - seen.keys():
+        for name in told_of() & names - seen.keys():
             seen[name] = time.monotonic() - begun
         return seen.keys() == names
 
