@@ -38,7 +38,8 @@ class Record:
 class Alert:
     """`seconds`: how long it has to be so. `page`: a person is woken; `warning`: seen to in working hours.
 
-    `host_explains`: what a dead host of a cluster brings with it: not told again while HostDown is.
+    `host_explains`: what a dead host of a cluster brings with it: not told again while HostDown is. `lingers`: seconds
+    for which it goes on firing when it is no longer so.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Alert:
     summary: str
     host_explains: bool = False
     labels: tuple[tuple[str, str], ...] = ()
+    lingers: float = 0.0
 
     @property
     def runbook(self) -> str:
@@ -59,6 +61,8 @@ HOST = "{{ $labels.host }}"
 VALUE = "{{ $value | humanize }}"
 PERCENT = "{{ $value | humanizePercentage }}"
 LASTS = "{{ $value | humanizeDuration }}"
+BOOTS = 180
+"""Seconds that all of a host may take to serve again once it answers: what its death brought is not news by then."""
 NOTES_OLD = 300
 """Seconds: an age that notes of a host have only where something is wrong."""
 
@@ -135,7 +139,9 @@ def _moment(fleet: Fleet) -> float:
 
 def _hosts(fleet: Fleet) -> Iterator[Alert]:
     patience = _patience(fleet)
-    yield Alert("HostDown", "fleet_host_up == 0", patience - 15, "page", f"{HOST}: nothing on it answers")
+    yield Alert(
+        "HostDown", "fleet_host_up == 0", patience - 15, "page", f"{HOST}: nothing on it answers", lingers=BOOTS
+    )
     yield Alert(
         "TargetDown",
         f"up{{{PROBED_BY}}} == 0",

@@ -30,6 +30,7 @@ TELLING = 150
 """Seconds beyond an alert's own until it has to be told: scrapes, an evaluation, Alertmanager's grouping."""
 OVER = 1200
 """Seconds until it has to be over: the longest look back of a rule, and the same way again."""
+FIRING = 'ALERTS{alertstate="firing",alertname!="Watchdog"}'
 SCRAPES = 240
 """An hour's, as often as they are by default."""
 CLOSER = 2.0
@@ -118,12 +119,15 @@ def test_one_dead_host_is_one_page() -> None:
         with pytest.raises(AssertionError, match="another is told"):
             eventually("another is told", lambda: since_then(since) != {"HostDown"}, 240)
     settled()
+    eventually("it is over", lambda: "HostDown" in over(since), rules.BOOTS + TELLING)
+    assert since_then(since) == {"HostDown"}, "nor is another when it is back"
 
 
 @pytest.mark.thorough
 def test_without_a_fault_nothing_fires(tmp_path: Path) -> None:
     """As many scrapes as an hour has, closer to one another, with visitors and writers all the time."""
     seconds = SCRAPES * CLOSER
+    eventually("what was told of is over", lambda: ask(FIRING) == {}, OVER)
     quick = altered(tmp_path, f'{UNBOUNDED}monitoring = {{"scrape_interval": {CLOSER}}}')
     assert fleet("apply", inventory=quick).returncode == 0
     try:
@@ -149,7 +153,7 @@ def test_what_monitoring_costs() -> None:
     script = (
         f"systemctl show -p MainPID {units} | sed -n 's/^MainPID=//p' | sort -u | while read -r p; do [ $p = 0 ] || "
         "for c in $p $(pgrep -P $p); do awk '{ print \"ticks\", $14 + $15 }' /proc/$c/stat; "
-        "sed -n 's/^VmRSS: *\\([0-9]*\\).*/KiB \\1/p' /proc/$c/status; done; done"
+        "sed -n 's/^VmRSS:[^0-9]*\\([0-9]*\\).*/KiB \\1/p' /proc/$c/status; done; done"
     )
 
     def total(host: str, kind: str) -> int:

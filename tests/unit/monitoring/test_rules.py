@@ -87,6 +87,15 @@ def test_an_alert_fires_and_does_not_fire(tmp_path: Path, case: Case) -> None:
     proved(tmp_path, cases)
 
 
+def test_a_host_that_answers_again_is_down_until_all_of_it_may_be_up(tmp_path: Path) -> None:
+    """What its death brought is held back by it, and is over by then."""
+    case = next(case for case in CASES if case.alert == "HostDown")
+    # Down for ten minutes of four scrapes each, then up.
+    back = {series: f"0x40 {values}" for series, values in (case.good or {}).items()}
+    still, over = 600 + rules.BOOTS - 60, 600 + rules.BOOTS + 120
+    proved(tmp_path, [("HostDown", still, back, [expected(case)]), ("HostDown", over, back, [])])
+
+
 @pytest.mark.parametrize("missing", [job.name for job in jobs(FLEET)])
 def test_targets_that_are_missed(tmp_path: Path, missing: str) -> None:
     """One less of a job than the catalog has; and none of it at all."""
