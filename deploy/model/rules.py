@@ -21,6 +21,8 @@ HOUR, DAY = 3600, 86400
 PROBED_BY = f'job!="{BLACKBOX}"'
 """Of `up`: the blackbox exporter answers for a host that does not."""
 
+OF_A_LIVE_HOST = " unless on (host) (fleet_host_up == 0)"
+"""Inhibition alone comes too late: HostDown begins when the last of a host's targets is silent, others before."""
 USERS = 'api!~"/health.*|/metrics"'
 """Of the site's requests: those of people, not of whoever watches it."""
 
@@ -144,7 +146,7 @@ def _hosts(fleet: Fleet) -> Iterator[Alert]:
     )
     yield Alert(
         "TargetDown",
-        f"up{{{PROBED_BY}}} == 0",
+        f"up{{{PROBED_BY}}} == 0{OF_A_LIVE_HOST}",
         patience,
         "warning",
         f"{HOST}: {{{{ $labels.job }}}} at {{{{ $labels.instance }}}} gives no figures",
@@ -157,7 +159,7 @@ def _hosts(fleet: Fleet) -> Iterator[Alert]:
         )  # fmt: skip
     yield Alert(
         "CheckFailed",
-        "probe_success == 0",
+        f"probe_success == 0{OF_A_LIVE_HOST}",
         patience,
         "page",
         f"{HOST}: {{{{ $labels.check }}}} ({{{{ $labels.instance }}}}) is not well",
@@ -394,7 +396,7 @@ def _redis(fleet: Fleet) -> Iterator[Alert]:
         yield Alert(
             "RedisReplicaLags",
             "redis_connected_slave_lag_seconds > 10",
-            60,
+            120,
             "warning",
             f"{HOST}: {name}: the replica {{{{ $labels.slave_ip }}}} is {VALUE} s behind",
             host_explains=True,
@@ -442,7 +444,7 @@ def _rabbitmq(fleet: Fleet) -> Iterator[Alert]:
         yield Alert(
             "RabbitmqMemberMissing",
             f"{running} < {members}",
-            90,
+            120,
             "warning",
             f"RabbitMQ: {VALUE} of {members} members run",
             host_explains=True,

@@ -70,7 +70,10 @@ CASES: tuple[Case, ...] = (
         "HostDown", {UP: steady(0), 'up{job="blackbox",host="data1"}': steady(1)}, {UP: steady(1)}, {"host": "data1"},
         "data1: nothing on it answers",
     ),
-    one("TargetDown", "up", 0, 1, "data1: node at data1:9100 gives no figures", job="node", instance="data1:9100"),
+    Case(
+        "TargetDown", {UP: steady(0), 'up{job="door",host="data1"}': steady(1)}, {UP: steady(1)},
+        {"host": "data1", "job": "node"}, "data1: node at  gives no figures",
+    ),
     one(
         "CheckFailed", "probe_success", 0, 1, "data1: Redis (cache) (data1:6379) is not well", job="blackbox",
         check="Redis (cache)", instance="data1:6379",
