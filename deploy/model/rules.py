@@ -20,9 +20,9 @@ Severity = Literal["page", "warning", "none"]
 HOUR, DAY = 3600, 86400
 PROBED_BY = f'job!="{BLACKBOX}"'
 """Of `up`: the blackbox exporter answers for a host that does not."""
-
 OF_A_LIVE_HOST = " unless on (host) (fleet_host_up == 0)"
 """Inhibition alone comes too late: HostDown begins when the last of a host's targets is silent, others before."""
+
 USERS = 'api!~"/health.*|/metrics"'
 """Of the site's requests: those of people, not of whoever watches it."""
 
