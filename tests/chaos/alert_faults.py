@@ -11,17 +11,24 @@ from dataclasses import dataclass
 from deploy.model.catalog import SERVICES
 from tests.chaos import application, faults
 from tests.chaos.application import first
-from tests.chaos.failover import database, eventually, primary, redis, redis_cli, settled, sql, the_fleet
+from tests.chaos.failover import (
+    database,
+    eventually,
+    hosts_of,
+    primary,
+    redis,
+    redis_cli,
+    replica,
+    settled,
+    sql,
+    the_fleet,
+)
 from tests.chaos.metrics import WATCHER
 from tests.chaos.support import apply, on
 
 SESSIONS, CACHE = (SERVICES["redis"].port(name).number for name in ("sessions", "cache"))
 CLI = redis_cli(the_fleet().hosts[0].name, "sessions")
 SQL = "mariadb --no-defaults --user=root --socket=/run/mysqld/mysqld.sock -N -e"
-
-
-def hosts(service: str) -> list[str]:
-    return [host.name for host in the_fleet().members(service)]
 
 
 @contextlib.contextmanager
@@ -45,11 +52,7 @@ def stopped(where: list[str], *units: str) -> Iterator[None]:
 
 def redis_replica() -> str:
     """A host whose sessions instance follows another."""
-    return next(name for name in hosts("redis") if redis(name, SESSIONS, "ROLE")[:1] == ["slave"])
-
-
-def replica() -> str:
-    return next(name for name in hosts("mysql") if name != database())
+    return next(name for name in hosts_of("redis") if redis(name, SESSIONS, "ROLE")[:1] == ["slave"])
 
 
 def short_of_memory(percent: int) -> AbstractContextManager[None]:
@@ -65,7 +68,7 @@ def nobody_acknowledges() -> Iterator[None]:
     leader = database()
     kept = int(the_fleet().members("mysql")[0].settings.mysql.semi_sync_timeout * 1000)
     with contextlib.ExitStack() as stack:
-        for name in hosts("mysql"):
+        for name in hosts_of("mysql"):
             if name != leader:
                 stack.enter_context(run(name, f"{SQL} 'STOP SLAVE'", f"{SQL} 'START SLAVE'"))
         begin = f"{SQL} 'SET GLOBAL rpl_semi_sync_master_timeout = 500; CREATE DATABASE fleet_chaos'"
@@ -146,9 +149,9 @@ DISTURBS_NOBODY = (
     Fault("NginxDown", "nginx stops on a web host", lambda: stopped([first("frontend")], "nginx.service")),
     Fault("RedisMemoryFull", "98 % of maxmemory", lambda: short_of_memory(98)),
     Fault("SentinelsMissing", "one Sentinel stops",
-          lambda: stopped(hosts("sentinel")[:1], "redis-sentinel.service"), settled),
+          lambda: stopped(hosts_of("sentinel")[:1], "redis-sentinel.service"), settled),
     Fault("RabbitmqMemberMissing", "one broker stops",
-          lambda: stopped(hosts("rabbitmq")[-1:], "rabbitmq-server.service"), settled),
+          lambda: stopped(hosts_of("rabbitmq")[-1:], "rabbitmq-server.service"), settled),
     Fault("MysqlReplicationStopped", "a replica is told to stop",
           lambda: run(replica(), f"{SQL} 'STOP SLAVE'", f"{SQL} 'START SLAVE'")),
     Fault("MysqlReplicasMissing", "a replica is told to stop", contextlib.nullcontext),
@@ -161,24 +164,24 @@ ONE_MEMBER = (
     Fault("MysqlDown", "a replica stops", lambda: stopped([replica()], "mariadb.service"), settled),
     Fault("RabbitmqAlarm", "the memory watermark is passed", blocked_publishers),
     Fault("WorkerIdle", "no broker can be reached from a worker's host",
-          lambda: faults.cut_off([first("worker")], hosts("rabbitmq")), settled),
+          lambda: faults.cut_off([first("worker")], hosts_of("rabbitmq")), settled),
     Fault("NotesOld", "a host's timer stops", lambda: stopped([first("gitserver")], "fleet-notes.timer")),
     Fault("AlertmanagerReloadFailed", "its file is broken by hand",
           lambda: broken("/etc/prometheus/fleet.alertmanager.yml", "prometheus-alertmanager"), apply),
 )  # fmt: skip
 A_MAJORITY = (
     Fault("SentinelNoQuorum", "two of three Sentinels stop",
-          lambda: stopped(hosts("sentinel")[:2], "redis-sentinel.service"), settled),
+          lambda: stopped(hosts_of("sentinel")[:2], "redis-sentinel.service"), settled),
     Fault("RabbitmqNoMajority", "two of three brokers stop",
-          lambda: stopped(hosts("rabbitmq")[1:], "rabbitmq-server.service"), settled),
+          lambda: stopped(hosts_of("rabbitmq")[1:], "rabbitmq-server.service"), settled),
     Fault("MysqlTwoPrimaries", "a replica is opened by hand",
           lambda: run(replica(), f"{SQL} 'SET GLOBAL read_only = 0'", f"{SQL} 'SET GLOBAL read_only = 1'"), apply),
     Fault("ProxyNobodyServes", "no agent says which member leads",
-          lambda: stopped(hosts("mysql"), "omegaup-mysql-agent.service"), settled),
+          lambda: stopped(hosts_of("mysql"), "omegaup-mysql-agent.service"), settled),
 )  # fmt: skip
 NOBODY_LEADS = (
     Fault("RedisNoPrimary", "all of an instance stop",
-          lambda: stopped(hosts("redis"), "redis-sessions.service"), settled),
+          lambda: stopped(hosts_of("redis"), "redis-sessions.service"), settled),
     Fault("MysqlNoPrimary", "the primary is made read-only by hand",
           lambda: run(database(), f"{SQL} 'SET GLOBAL read_only = 1'", ":"), apply),
 )  # fmt: skip

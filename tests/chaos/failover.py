@@ -72,9 +72,14 @@ def redis(host: str, port: int, *words: str) -> list[str]:
     return on(host, f"{redis_cli(host, names[port])} {' '.join(words)}", check=False).splitlines()
 
 
+def hosts_of(service: str) -> list[str]:
+    """Its members' hosts, in the inventory's order."""
+    return [host.name for host in the_fleet().members(service)]
+
+
 def roles(port: int, hosts: tuple[str, ...] = ()) -> dict[str, str]:
     """Host -> what it says it is: master, slave, or nothing."""
-    names = hosts or tuple(host.name for host in the_fleet().members("redis"))
+    names = hosts or hosts_of("redis")
     return {name: next(iter(redis(name, port, "ROLE")), "") for name in names}
 
 
@@ -135,8 +140,11 @@ def sql(host: str, statement: str, *, check: bool = True) -> list[str]:
 
 def writable() -> list[str]:
     """The database's members that take writes."""
-    names = [host.name for host in the_fleet().members("mysql")]
-    return [name for name in names if on(name, "mariadb -NB -e 'SELECT @@read_only' || true", check=False) == "0\n"]
+    return [
+        name
+        for name in hosts_of("mysql")
+        if on(name, "mariadb -NB -e 'SELECT @@read_only' || true", check=False) == "0\n"
+    ]
 
 
 def database() -> str:
@@ -146,10 +154,16 @@ def database() -> str:
     return found[0]
 
 
+def replica() -> str:
+    """A member of the database that follows."""
+    leader = database()
+    return next(name for name in hosts_of("mysql") if name != leader)
+
+
 def a_victim(service: str, turn: int) -> str:
     """A member's host, any but that of the database's primary, which only a person replaces (test_mysql_failover)."""
     leader = database()
-    fit = [host.name for host in the_fleet().members(service) if host.name != leader]
+    fit = [name for name in hosts_of(service) if name != leader]
     return fit[turn % len(fit)]
 
 

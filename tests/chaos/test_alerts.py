@@ -18,8 +18,8 @@ import pytest
 from deploy.model import rules
 from deploy.model.catalog import SERVICES
 from tests.chaos import faults, results
-from tests.chaos.alert_faults import AT_ONCE, CACHE, FAULTS, NOT_MADE, SESSIONS, hosts
-from tests.chaos.failover import database, eventually, load, primary, settled, the_fleet, visiting
+from tests.chaos.alert_faults import AT_ONCE, CACHE, FAULTS, NOT_MADE, SESSIONS
+from tests.chaos.failover import database, eventually, hosts_of, load, primary, settled, the_fleet, visiting
 from tests.chaos.metrics import WATCHER, ask
 from tests.chaos.support import UNBOUNDED, altered, apply, fleet, on
 
@@ -109,7 +109,7 @@ def each(what: str, names: set[str], told_of: Callable[[], set[str]], timeout: f
 def test_one_dead_host_is_one_page() -> None:
     """Everything that the death of a data host, which led nothing, brings with it is held back."""
     leaders = {primary(CACHE), primary(SESSIONS), database()}
-    host = next((name for name in hosts("redis") if name not in leaders), None)
+    host = next((name for name in hosts_of("redis") if name not in leaders), None)
     if host is None:
         pytest.skip("every data host leads something at the moment")
     since = clock()

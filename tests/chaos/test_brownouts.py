@@ -16,7 +16,7 @@ import pytest
 from deploy.model.catalog import SERVICES
 from tests.chaos import faults, results
 from tests.chaos.application import PROBLEM, first, fresh, put_problem, put_statement
-from tests.chaos.failover import database, eventually, the_fleet
+from tests.chaos.failover import database, eventually, hosts_of, replica, the_fleet
 from tests.chaos.support import on
 
 pytestmark = [pytest.mark.thorough, pytest.mark.usefixtures("begun_well")]
@@ -41,10 +41,6 @@ def ports(*names: str) -> list[int]:
     return [SERVICES[service].port(port).number for service, _, port in (name.partition(" ") for name in names)]
 
 
-def members(service: str) -> list[str]:
-    return [host.name for host in the_fleet().members(service)]
-
-
 @dataclass(frozen=True)
 class Part:
     """hosts: those that cannot be reached. differs: page -> code, of a good day's, while nothing is cached."""
@@ -57,15 +53,15 @@ class Part:
 DATABASE = ports("mysql mysql", "mysql role")
 UNREAD = {"rank": 503, "tags": 503, "scoreboard": 503}
 AWAY = {
-    "cache": Part(lambda: members("redis"), ports("redis cache")),
-    "sessions": Part(lambda: members("redis"), ports("redis sessions"), {"login": 503}),
+    "cache": Part(lambda: hosts_of("redis"), ports("redis cache")),
+    "sessions": Part(lambda: hosts_of("redis"), ports("redis sessions"), {"login": 503}),
     "broker": Part(
-        lambda: members("rabbitmq"), ports("rabbitmq amqps", "rabbitmq management-tls"), {"certificates": 503}),
-    "grader": Part(lambda: members("grader"), ports("grader https")),
-    "gitserver": Part(lambda: members("gitserver"), ports("gitserver https"), {"statement": 503}),
-    "database": Part(lambda: members("mysql"), DATABASE, UNREAD),
+        lambda: hosts_of("rabbitmq"), ports("rabbitmq amqps", "rabbitmq management-tls"), {"certificates": 503}),
+    "grader": Part(lambda: hosts_of("grader"), ports("grader https")),
+    "gitserver": Part(lambda: hosts_of("gitserver"), ports("gitserver https"), {"statement": 503}),
+    "database": Part(lambda: hosts_of("mysql"), DATABASE, UNREAD),
     "primary": Part(lambda: [database()], DATABASE, UNREAD),
-    "replica": Part(lambda: [name for name in members("mysql") if name != database()][:1], DATABASE),
+    "replica": Part(lambda: [replica()], DATABASE),
 }  # fmt: skip
 
 

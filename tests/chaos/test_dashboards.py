@@ -12,7 +12,7 @@ import pytest
 from deploy.model.dashboards import SHARES, Panel, dashboards
 from tests.chaos import faults
 from tests.chaos.application import PROBLEM, SUM, put_problem, web
-from tests.chaos.failover import database, eventually, load, settled, the_fleet, visiting
+from tests.chaos.failover import eventually, load, replica, settled, the_fleet, visiting
 from tests.chaos.metrics import ask
 
 pytestmark = pytest.mark.usefixtures("begun_well")
@@ -84,8 +84,7 @@ def test_boards_react_to_a_worker_that_is_gone() -> None:
 def test_boards_react_to_a_failover() -> None:
     before = set(ask("mysql_global_variables_read_only == bool 0"))
     assert before
-    replica = next(host.name for host in the_fleet().members("mysql") if host.name != database())
-    with faults.killed_for_good(replica, "mariadb"):
+    with faults.killed_for_good(replica(), "mariadb"):
         reacts("failover", "Database: who acknowledges", lambda found: max(found.values(), default=0) < 2)
         reacts("failover", "Proxies: who serves", lambda found: len(found) > 0)
     settled()

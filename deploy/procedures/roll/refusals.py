@@ -29,10 +29,11 @@ def known(fleet: Fleet, service: str, canary: str, *, option: str = "--canary") 
 
 def reached(fleet: Fleet, hosts: Container[str], debt: Debt, way: Way) -> None:
     """Raise FleetError for a host that `--limit` leaves out of `hosts`, and this member cannot be rolled without."""
-    if left_out := [name for name in way.needs(fleet) if name not in hosts]:
+    needed = way.needs(fleet)
+    if left_out := [name for name in needed if name not in hosts]:
         raise FleetError(
             host=debt.host, subject=f"roll of {way.name}", found=f"{', '.join(left_out)} left out by --limit",
-            expected=f"every host that it is rolled with: {', '.join(way.needs(fleet))}",
+            expected=f"every host that it is rolled with: {', '.join(needed)}",
             hint="leave out only hosts of other services, or roll those that can be with --service",
         )  # fmt: skip
 

@@ -63,9 +63,7 @@ def resume(session: Session, options: Options, say: Say = lambda _: None) -> Rol
     options = replace(
         options, service=options.service or given.get("service", ""), canary=options.canary or given.get("canary", "")
     )
-    boots = reboots.left(session.path, left)
-    if boots:
-        refusals.unlimited(session.run.fleet, session.run.targets)
+    boots = _boots(session, left)
     journal = Journal.resume(session.path, name, "fleet roll --resume")
     if boots:
         return reboots.resume(session, replace(options, hosts=reboots.asked(given)), journal, say, left)
@@ -90,15 +88,25 @@ def abort(session: Session, options: Options, say: Say = lambda _: None) -> Roll
             raise refusals.nothing(session.path, "--abort")
     refusals.not_complete(session.path)
     roll_name = refusals.left_over(session.path, left, required=False)
-    boots = reboots.left(session.path, left)
-    if boots:
-        refusals.unlimited(session.run.fleet, session.run.targets)
+    boots = _boots(session, left)
     journal = Journal.resume(session.path, roll_name, refusals.ABORT)
     if boots:
         return reboots.abort(session, options, journal, say, left)
     rolling = _Roll(session, options, journal, say, noted=left.noted)
     take_over(rolling)
     return rolling.back(left)
+
+
+def _boots(session: Session, left: notes.Left) -> bool:
+    """Whether what did not end is a reboot.
+
+    Raises:
+        FleetError: it is, and hosts were left out.
+    """
+    found = reboots.left(session.path, left)
+    if found:
+        refusals.unlimited(session.run.fleet, session.run.targets)
+    return found
 
 
 def _refuse(session: Session, options: Options) -> None:

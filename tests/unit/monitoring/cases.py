@@ -45,6 +45,7 @@ def one(
 
 
 UP = 'up{job="node",host="data1"}'
+NODE, OF_NODE = host("up", job="node", instance="data1:9100")
 
 
 def two(alert: str, part: str, whole: str, bad: float, good: float, summary: str, **labels: str) -> Case:
@@ -71,8 +72,8 @@ CASES: tuple[Case, ...] = (
         "data1: nothing on it answers",
     ),
     Case(
-        "TargetDown", {UP: steady(0), 'up{job="door",host="data1"}': steady(1)}, {UP: steady(1)},
-        {"host": "data1", "job": "node"}, "data1: node at  gives no figures",
+        "TargetDown", {NODE: steady(0), 'up{job="door",host="data1"}': steady(1)}, {NODE: steady(1)}, OF_NODE,
+        "data1: node at data1:9100 gives no figures",
     ),
     one(
         "CheckFailed", "probe_success", 0, 1, "data1: Redis (cache) (data1:6379) is not well", job="blackbox",
