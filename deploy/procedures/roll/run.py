@@ -267,7 +267,9 @@ class _Roll(Steps):
             self.noted -= {(debt.host, debt.way)}
             for unit in way.units:
                 kept.pop((debt.host, unit), None)
-            self._look()
+            # Files that came back under a server that goes on running change nothing of what the next is judged by.
+            if touched:
+                self._look()
         self._end("aborted")
         return Rolled("aborted", tuple(self.taken))
 
