@@ -57,16 +57,14 @@ def resume(session: Session, options: Options, say: Say = lambda _: None) -> Rol
     Raises:
         FleetError, FleetErrors: as `roll`; or there is nothing to go on with.
     """
+    refusals.known(session.run.fleet, options.service, options.canary)
     left = notes.read(session.run)
     name = refusals.left_over(session.path, left)
-    given = (journals.unfinished(session.path) or {}).get("options", {})
-    options = replace(
-        options, service=options.service or given.get("service", ""), canary=options.canary or given.get("canary", "")
-    )
+    options = _as_begun(session, options)
     boots = _boots(session, left)
     journal = Journal.resume(session.path, name, "fleet roll --resume")
     if boots:
-        return reboots.resume(session, replace(options, hosts=reboots.asked(given)), journal, say, left)
+        return reboots.resume(session, options, journal, say, left)
     rolling = _Roll(session, options, journal, say, noted=left.noted)
     take_over(rolling)
     return rolling.go()
@@ -74,12 +72,14 @@ def resume(session: Session, options: Options, say: Say = lambda _: None) -> Rol
 
 def abort(session: Session, options: Options, say: Say = lambda _: None) -> Rolled:
     """Bring every member back to what it had loaded before the change; those that were restarted, through the gates.
+    Where the roll, or this, is of one service, its members alone, and who was left half done.
 
     session: not looked at yet, as for `resume`.
 
     Raises:
         FleetError, FleetErrors: there is nothing to go back from, or a member could not be brought back.
     """
+    refusals.known(session.run.fleet, options.service, options.canary)
     left = notes.read(session.run)
     if not journals.unfinished(session.path) and not left.locks:
         # No roll: then what was restarted since was restarted by somebody else, and runs with the change.
@@ -88,6 +88,7 @@ def abort(session: Session, options: Options, say: Say = lambda _: None) -> Roll
             raise refusals.nothing(session.path, "--abort")
     refusals.not_complete(session.path)
     roll_name = refusals.left_over(session.path, left, required=False)
+    options = _as_begun(session, options)
     boots = _boots(session, left)
     journal = Journal.resume(session.path, roll_name, refusals.ABORT)
     if boots:
@@ -95,6 +96,13 @@ def abort(session: Session, options: Options, say: Say = lambda _: None) -> Roll
     rolling = _Roll(session, options, journal, say, noted=left.noted)
     take_over(rolling)
     return rolling.back(left)
+
+
+def _as_begun(session: Session, options: Options) -> Options:
+    """What these leave open is as it was for the roll that did not end; the hosts to be booted always are."""
+    given = (journals.unfinished(session.path) or {}).get("options", {})
+    service, canary = (getattr(options, name) or given.get(name, "") for name in ("service", "canary"))
+    return replace(options, service=service, canary=canary, hosts=reboots.asked(given))
 
 
 def _boots(session: Session, left: notes.Left) -> bool:
@@ -239,8 +247,8 @@ class _Roll(Steps):
         return [deed for deed in every if deed.action not in {Action.BEFORE, Action.NOTE, Action.DRAIN}]
 
     def back(self, left: notes.Left) -> Rolled:
-        """Every member with earlier files: those that have loaded the new ones are restarted, the others are not."""
-        ways, moves = ways_of(self.run), 0
+        """Every member with earlier files that was chosen: where the new ones were loaded it is restarted, else not."""
+        ways, moves = chosen(ways_of(self.run), self.options.service, self.noted), 0
         kept = {(one.host, one.unit): one.touched for one in left.kept}
         while True:
             owed = []

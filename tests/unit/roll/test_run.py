@@ -321,6 +321,51 @@ def test_an_abort_without_a_roll_leaves_alone_what_somebody_restarted(
         module.abort(world.session, Options())
 
 
+@pytest.mark.parametrize("begun", [True, False], ids=["by the roll", "by the abort"])
+def test_an_abort_of_one_service_leaves_the_others_owed(
+    world: World, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    """But for a member of another that was left half done."""
+    other = Way(name="redis-sentinel", service="sentinel", units=("redis-sentinel.service",))
+    monkeypatch.setattr(module, "ways_of", lambda run: dict.fromkeys(DATA, (WAY, other)))
+    kept = tuple(notes.Kept(host, unit, touched=False) for host in DATA for unit in (UNIT, *other.units))
+    noted = frozenset({("data3", other.name)})
+    monkeypatch.setattr(notes, "read", lambda run: notes.Left({"data1": {"roll": "r"}}, noted, kept))
+    if begun:
+        journal.Journal.begin(world.session.path, "fleet roll", service="redis")
+    assert module.abort(world.session, Options(service="" if begun else "redis")).how == "aborted"
+    back = [(one.host, one.way) for one in world.taken if one.action is Action.BACK]
+    assert sorted(back) == [*((host, WAY.name) for host in DATA[:2]), ("data3", WAY.name), ("data3", other.name)]
+    assert [one.host for one in world.taken if one.action is Action.RESTART] == ["data3"]
+
+
+@pytest.mark.parametrize("work", [module.resume, module.abort])
+def test_what_ends_a_roll_refuses_a_service_that_does_not_exist(world: World, work: Callable[..., Any]) -> None:
+    journal.Journal.begin(world.session.path, "fleet roll")
+    with pytest.raises(FleetError, match="--service"):
+        work(world.session, Options(service="radish"))
+    assert world.taken == []
+    assert journal.unfinished(world.session.path) is not None
+
+
+@pytest.mark.parametrize(("touched", "looks"), [(False, 1), (True, 3)])
+def test_an_abort_looks_again_only_after_a_restart(
+    world: World, monkeypatch: pytest.MonkeyPatch, touched: bool, looks: int
+) -> None:
+    kept = tuple(notes.Kept(host, UNIT, touched) for host in ("data2", "data3"))
+    monkeypatch.setattr(notes, "read", lambda run: notes.Left({"data1": {"roll": "r"}}, frozenset(), kept))
+    looked = 0
+
+    def look() -> None:
+        nonlocal looked
+        looked += 1
+        world.look()
+
+    world.run.look_all = look
+    assert module.abort(world.session, Options()).how == "aborted"
+    assert looked == looks
+
+
 def dead(world: World, monkeypatch: pytest.MonkeyPatch, error: FleetError) -> list[str]:
     """A roll that died; the first look after it fails. What is done then."""
     done: list[str] = []
