@@ -61,13 +61,13 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield copy
 
 
-@pytest.fixture
-def owed(tmp_path: Path) -> Iterator[Path]:
-    """One change for all aborts: each brings the earlier files of a service back, an apply makes it owed again.
-    Of the data hosts alone: it is applied more than forty times.
+@pytest.fixture(scope="module")
+def owed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One change for all aborts: each brings the earlier files of its service back, an apply makes it owed again.
+    Of the data hosts alone: it is applied more than a hundred times.
     """
     base = f"base = {run_path(str(folder(INVENTORY) / 'group_data/all.py'))['base'] | LIMIT}\n"
-    with owing(tmp_path, UNWATCHED, sentinel=base) as copy:
+    with owing(tmp_path_factory.mktemp("aborts"), UNWATCHED, sentinel=base) as copy:
         yield copy
 
 
@@ -79,43 +79,31 @@ def limits(service: str) -> dict[str, str]:
     return {host: on(host, script) for host in DATA}
 
 
-def test_abort(owed: Path) -> None:
-    """Nothing is left of a roll of a service that died at any of its steps, and what the others are owed is as it was.
-    In the end, of each service one that does not die.
-    """
-    before = {service: limits(service) for service in SERVICES}
-    deaths = dict.fromkeys(SERVICES, 0)
-    left = set(SERVICES)
+@pytest.mark.parametrize("service", SERVICES)
+def test_abort(owed: Path, service: str) -> None:
+    """Nothing is left of a roll that died at any of its steps; in the end, one that does not die takes all of them."""
+    before, others = limits(service), {one: limits(one) for one in SERVICES if one != service}
+    deaths = 0
     for step in itertools.count(1, APART):
         assert fleet("apply", "--limit", ",".join(DATA), inventory=owed).returncode == 0, step
-        for service in sorted(left, key=SERVICES.index):
-            if aborted(owed, service, step):
-                deaths[service] += 1
-                assert limits(service) == before[service], (service, step)
-            else:
-                left.remove(service)
-                assert lines(owed)[-1]["event"] == "end"
-                after = limits(service)
-                assert {host for host in DATA if after[host] == before[service][host]} == set(), service
-            assert fleet("status", "--wait", "30").returncode == 0, (service, step)
-            leftovers()
-        if not left:
+        if not killed_at(owed, step, "--service", service):
             break
-    results.note("rolls that died and were aborted", **deaths)
-    assert min(deaths.values()) > 1
-
-
-def aborted(copy: Path, service: str, step: int) -> bool:
-    """Whether a roll of this service died at this step, and an abort has taken it back; else it has come to its end."""
-    if not killed_at(copy, step, "--service", service):
-        return False
-    code, report = roll(copy, "--abort")
-    if not code:
-        return True
-    # The earlier files go last of all.
-    assert "--resume ends it" in report["errors"][0]["message"], (service, step, report)
-    assert roll(copy, "--resume")[0] == 0
-    return False
+        deaths += 1
+        code, report = roll(owed, "--abort")
+        if code:
+            # The earlier files go last of all.
+            assert "--resume ends it" in report["errors"][0]["message"], (step, report)
+            assert roll(owed, "--resume")[0] == 0
+            break
+        assert limits(service) == before, step
+        assert fleet("status", "--wait", "30").returncode == 0, step
+        leftovers()
+    results.note(f"aborts of {service}", deaths=deaths)
+    assert lines(owed)[-1]["event"] == "end"
+    assert deaths > 1
+    after = limits(service)
+    assert {host for host in before if after[host] == before[host]} == set()
+    assert {one: limits(one) for one in others} == others
 
 
 @pytest.mark.parametrize("service", SERVICES)
