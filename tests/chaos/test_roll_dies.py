@@ -10,6 +10,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from runpy import run_path
 
@@ -79,26 +80,57 @@ def limits(service: str) -> dict[str, str]:
     return {host: on(host, script) for host in DATA}
 
 
+@contextmanager
+def unnoticed(title: str) -> Iterator[None]:
+    """Nobody notices what happens meanwhile: no write that was acknowledged is lost, no visit fails, and never is more
+    than one member of a service out.
+    """
+    fresh_table()
+    # A quarter of an hour and more: at their usual pace they want both processors.
+    with (
+        load("web1", "deaths", pause=0.2) as running, visiting("web1", pause=0.5) as visits,
+        watching(the_fleet()) as watch,
+    ):  # fmt: skip
+        begun = time.time()
+        yield
+        until = time.time()
+    ledgers = running.end()
+    arrived_there = arrived("data1", ledgers["messages"].ids())
+    lost = {
+        "sessions": missing(set(ledgers["sessions"].kept), "sessions"),
+        "messages": ledgers["messages"].ids() - arrived_there,
+        "rows": ledgers["rows"].ids() - set(sql(database(), f"SELECT id FROM {TABLE}")),
+    }
+    for kind, ledger in ledgers.items():
+        results.note(title, **{f"seconds_without_{kind}": ledger.gap(begun, until)})
+    results.note(title, seconds=until - begun)
+    assert lost == {"sessions": set(), "messages": set(), "rows": set()}
+    assert {kind: one.failed[:3] for kind, one in visits.items() if one.failed} == {}
+    assert {service: out for service, out in watch.out.items() if len(out) > 1} == {}
+
+
 @pytest.mark.parametrize("service", SERVICES)
-def test_abort(owed: Path, service: str) -> None:
-    """Nothing is left of a roll that died at any of its steps; in the end, one that does not die takes all of them."""
+def test_a_controller_dies_at_each_step_and_an_abort_leaves_nothing_of_it(owed: Path, service: str) -> None:
+    """In the end, a roll that does not die takes all of its steps."""
     before, others = limits(service), {one: limits(one) for one in SERVICES if one != service}
+    title = f"rolls of {service} that died and were aborted"
     deaths = 0
-    for step in itertools.count(1, APART):
-        assert fleet("apply", "--limit", ",".join(DATA), inventory=owed).returncode == 0, step
-        if not killed_at(owed, step, "--service", service):
-            break
-        deaths += 1
-        code, report = roll(owed, "--abort")
-        if code:
-            # The earlier files go last of all.
-            assert "--resume ends it" in report["errors"][0]["message"], (step, report)
-            assert roll(owed, "--resume")[0] == 0
-            break
-        assert limits(service) == before, step
-        assert fleet("status", "--wait", "30").returncode == 0, step
-        leftovers()
-    results.note(f"aborts of {service}", deaths=deaths)
+    with unnoticed(title):
+        for step in itertools.count(1, APART):
+            assert fleet("apply", "--limit", ",".join(DATA), inventory=owed).returncode == 0, step
+            if not killed_at(owed, step, "--service", service):
+                break
+            deaths += 1
+            code, report = roll(owed, "--abort")
+            if code:
+                # The earlier files go last of all.
+                assert "--resume ends it" in report["errors"][0]["message"], (step, report)
+                assert roll(owed, "--resume")[0] == 0
+                break
+            assert limits(service) == before, step
+            assert fleet("status", "--wait", "30").returncode == 0, step
+            leftovers()
+    results.note(title, deaths=deaths)
     assert lines(owed)[-1]["event"] == "end"
     assert deaths > 1
     after = limits(service)
@@ -125,41 +157,22 @@ def test_a_controller_dies_at_each_step_and_nobody_notices(everything: Path, ser
     """A roll, each step of which was written down by a controller that died on it at once: one service after the other,
     until nothing is owed.
     """
-    fresh_table()
     before = {who: what for who, what in started().items() if who[1] in UNITS[service]}
     words: tuple[str, ...] = ("--service", service)
+    title = f"a roll of {service} whose controllers all die"
     deaths = 0
     path_of(everything).unlink(missing_ok=True)
-    # A quarter of an hour and more: at their usual pace they want both processors.
-    with (
-        load("web1", "deaths", pause=0.2) as running, visiting("web1", pause=0.5) as visits,
-        watching(the_fleet()) as watch,
-    ):  # fmt: skip
-        begun = time.time()
+    with unnoticed(title):
         while killed_at_a_new_step(everything, "roll", str(everything), *words):
             words = ("--resume",)
             deaths += 1
-        until = time.time()
+    results.note(title, deaths=deaths)
     assert deaths == len(steps_taken(everything)) > 0
     after = started()
     assert {who for who, what in before.items() if what == after[who]} == set(), "not restarted"
     assert [step for step in steps(everything) if step["role"] == service] == []
     assert fleet("status", "--wait", "30").returncode == 0
     leftovers()
-    ledgers = running.end()
-    arrived_there = arrived("data1", ledgers["messages"].ids())
-    lost = {
-        "sessions": missing(set(ledgers["sessions"].kept), "sessions"),
-        "messages": ledgers["messages"].ids() - arrived_there,
-        "rows": ledgers["rows"].ids() - set(sql(database(), f"SELECT id FROM {TABLE}")),
-    }
-    title = f"a roll of {service} whose controllers all die"
-    for kind, ledger in ledgers.items():
-        results.note(title, **{f"seconds_without_{kind}": ledger.gap(begun, until)})
-    results.note(title, deaths=deaths, seconds=until - begun)
-    assert lost == {"sessions": set(), "messages": set(), "rows": set()}
-    assert {kind: one.failed[:3] for kind, one in visits.items() if one.failed} == {}
-    assert {service: out for service, out in watch.out.items() if len(out) > 1} == {}
 
 
 def steps(copy: Path) -> list[dict[str, str]]:
