@@ -188,13 +188,17 @@ def leftovers() -> None:
 
 
 def test_the_controllers_lock_is_seen_from_elsewhere(changed: Path, tmp_path: Path) -> None:
-    """Another controller has neither the lock file nor the journal: what is on the hosts tells it."""
+    """Another controller has neither the lock file nor the journal: what is on the hosts tells it, also that the roll
+    was of one service.
+    """
     started()
     assert killed_at(changed, 4, "--service", "sentinel")
     path_of(changed).unlink()
     code, report = roll(changed)
     assert code == 1
     assert "a roll of" in report["errors"][0]["message"]
-    code, report = roll(changed, "--resume", "--service", "sentinel")
+    code, report = roll(changed, "--resume")
     assert code == 0, report
+    assert {one["role"] for one in steps(changed)} >= {"redis"}
+    assert [one for one in steps(changed) if one["role"] == "sentinel"] == []
     leftovers()

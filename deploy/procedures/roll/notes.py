@@ -10,12 +10,14 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 from deploy.converge import remote
 from deploy.converge.engine import Run
 from deploy.converge.together import together
 from deploy.errors import FleetError, FleetErrors
 from deploy.model.resources import ROLLING
+from deploy.procedures.roll import journal as journals
 
 FOLDER = "/var/lib/fleet/roll"
 LOCK = "lock"
@@ -92,13 +94,24 @@ def _parsed(text: str) -> dict[str, str]:
     return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
 
 
-def lock(run: Run, roll: str, who: str, *, take_over: bool) -> None:
+def begun(path: Path, left: Left) -> dict[str, str]:
+    """What was asked of the roll that did not end, and `doing`: as the hosts' locks say, else as its journal does."""
+    journal = journals.unfinished(path) or {}
+    return {
+        "doing": journal.get("doing", ""), **journal.get("options", {}), **next(iter(left.locks.values()), {}),
+    }  # fmt: skip
+
+
+def lock(run: Run, roll: str, who: str, asked: Mapping[str, str], *, take_over: bool) -> None:
     """Lock all hosts: the first alone, so that of two controllers one is first; then the others at once.
+
+    asked: what the roll is to do, for a controller that goes on without its journal.
 
     Raises:
         FleetError: somebody else's roll has one of them; none is left locked by this one.
     """
-    text = json.dumps({"roll": roll, "who": who, "since": datetime.now(UTC).isoformat(timespec="seconds")})
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    text = json.dumps({"roll": roll, "who": who, "since": since, **asked})
     put = f"printf '%s\\n' {shlex.quote(text)} >{FOLDER}/{LOCK}"
     script = f"mkdir -p {FOLDER}\n" + (
         put if take_over else f"( set -C; {put} ) 2>/dev/null || {{ cat {FOLDER}/{LOCK}; exit 1; }}"

@@ -9,9 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from deploy.converge import boot, remote
 from deploy.converge.together import together
@@ -167,13 +166,7 @@ def whole(found: Iterable[Need], ways: Ways, leading: Mapping[str, str], canary:
 
 def left(path: Path, found: notes.Left) -> bool:
     """Whether the roll that did not end was one of these."""
-    begun = journals.unfinished(path) or {}
-    return begun.get("doing") == DOING or any(way == REBOOT for _, way in found.noted)
-
-
-def asked(given: Mapping[str, Any]) -> tuple[str, ...]:
-    """The hosts that a journal's first line says were asked for."""
-    return tuple(name for name in str(given.get("hosts", "")).split(",") if name)
+    return notes.begun(path, found)["doing"] == DOING or any(way == REBOOT for _, way in found.noted)
 
 
 def dry(session: Session, options: Options) -> list[Deed]:
@@ -196,7 +189,8 @@ def roll(session: Session, options: Options, say: Say = lambda _: None) -> Rolle
     _refuse(session, options)
     if not needs(session, options.hosts):
         return Rolled("nothing")
-    journal = Journal.begin(session.path, DOING, hosts=",".join(options.hosts), canary=options.canary)
+    options = replace(options, doing=DOING)
+    journal = Journal.begin(session.path, DOING, **options.asked())
     rolling = _Reboots(session, options, journal, say)
     rolling.begin()
     return rolling.go()
@@ -204,14 +198,14 @@ def roll(session: Session, options: Options, say: Say = lambda _: None) -> Rolle
 
 def resume(session: Session, options: Options, journal: Journal, say: Say, found: notes.Left) -> Rolled:
     """Go on: the host in hand first, which is not booted again if it was."""
-    rolling = _Reboots(session, options, journal, say, noted=found.noted)
+    rolling = _Reboots(session, replace(options, doing=DOING), journal, say, noted=found.noted)
     take_over(rolling)
     return rolling.go()
 
 
 def abort(session: Session, options: Options, journal: Journal, say: Say, found: notes.Left) -> Rolled:
     """Bring the host in hand back into service; no other is touched."""
-    rolling = _Reboots(session, options, journal, say, noted=found.noted)
+    rolling = _Reboots(session, replace(options, doing=DOING), journal, say, noted=found.noted)
     take_over(rolling)
     return rolling.finish()
 

@@ -43,7 +43,7 @@ def roll(session: Session, options: Options, say: Say = lambda _: None) -> Rolle
     run = session.run
     if not _owed(run, chosen(ways_of(run), options.service)):
         return Rolled("nothing")
-    journal = Journal.begin(session.path, options.doing, service=options.service, canary=options.canary)
+    journal = Journal.begin(session.path, options.doing, **options.asked())
     rolling = _Roll(session, options, journal, say)
     rolling.begin()
     return rolling.go()
@@ -60,7 +60,7 @@ def resume(session: Session, options: Options, say: Say = lambda _: None) -> Rol
     refusals.known(session.run.fleet, options.service, options.canary)
     left = notes.read(session.run)
     name = refusals.left_over(session.path, left)
-    options = _as_begun(session, options)
+    options = options.as_begun(notes.begun(session.path, left))
     boots = _boots(session, left)
     journal = Journal.resume(session.path, name, "fleet roll --resume")
     if boots:
@@ -88,7 +88,7 @@ def abort(session: Session, options: Options, say: Say = lambda _: None) -> Roll
             raise refusals.nothing(session.path, "--abort")
     refusals.not_complete(session.path)
     roll_name = refusals.left_over(session.path, left, required=False)
-    options = _as_begun(session, options)
+    options = options.as_begun(notes.begun(session.path, left))
     boots = _boots(session, left)
     journal = Journal.resume(session.path, roll_name, refusals.ABORT)
     if boots:
@@ -96,13 +96,6 @@ def abort(session: Session, options: Options, say: Say = lambda _: None) -> Roll
     rolling = _Roll(session, options, journal, say, noted=left.noted)
     take_over(rolling)
     return rolling.back(left)
-
-
-def _as_begun(session: Session, options: Options) -> Options:
-    """What these leave open is as it was for the roll that did not end; the hosts to be booted always are."""
-    given = (journals.unfinished(session.path) or {}).get("options", {})
-    service, canary = (getattr(options, name) or given.get(name, "") for name in ("service", "canary"))
-    return replace(options, service=service, canary=canary, hosts=reboots.asked(given))
 
 
 def _boots(session: Session, left: notes.Left) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from deploy.errors import FleetError, FleetErrors, each_of
 from deploy.model.fleet import Live
@@ -45,6 +45,16 @@ class Options:
     skip: frozenset[str] = frozenset()
     doing: str = "fleet roll"
 
+    def asked(self) -> dict[str, str]:
+        """As the journal has them, for whoever has to go on."""
+        return {"service": self.service, "canary": self.canary, "hosts": ",".join(self.hosts)}
+
+    def as_begun(self, given: Mapping[str, str]) -> Options:
+        """What these leave open is as was asked of the roll that did not end; the hosts to be booted always are."""
+        service, canary = self.service or given.get("service", ""), self.canary or given.get("canary", "")
+        hosts = tuple(name for name in given.get("hosts", "").split(",") if name)
+        return replace(self, service=service, canary=canary, hosts=hosts)
+
 
 @dataclass(frozen=True)
 class Rolled:
@@ -80,7 +90,9 @@ class Steps:
     def lock(self, *, take_over: bool) -> None:
         deed = Deed(Action.LOCK)
         self._write(deed)
-        notes.lock(self.run, self.journal.roll, self.journal.who, take_over=take_over)
+        # Not the hosts to be booted: which of them were is in the journal alone.
+        asked = {"doing": self.options.doing, "service": self.options.service, "canary": self.options.canary}
+        notes.lock(self.run, self.journal.roll, self.journal.who, asked, take_over=take_over)
         self.journal.write("done", action=deed.action.name)
 
     def begin(self) -> None:

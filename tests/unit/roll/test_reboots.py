@@ -152,7 +152,7 @@ class Hosts:
         self.required = set(DATA)
         self.noted: dict[str, int] = {}
         self.leader = "data1"
-        self.locked = False
+        self.locked, self.asked = False, dict[str, str]()
         self.drained: set[str] = set()
         self.fails: tuple[Action, str] | None = None
         self.steps, self.dies_at, self.when = 0, -1, "before"
@@ -225,12 +225,12 @@ def use(made: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
         return Reply(True, [f"boot\t{made.boots[host]}", f"noted\t{made.noted.get(host, '')}", f"why\t{why}"], [])
 
     def left(_: Any) -> notes.Left:
-        locks = {"data1": {"roll": "r", "who": "w"}} if made.locked else {}
+        locks = {"data1": {"roll": "r", "who": "w", **made.asked}} if made.locked else {}
         return notes.Left(locks, frozenset((name, "reboot") for name in made.noted), ())
 
-    def lock(*_: Any, take_over: bool) -> None:
+    def lock(_: Any, roll: str, who: str, asked: dict[str, str], *, take_over: bool) -> None:
         assert take_over or not made.locked
-        made.locked = True
+        made.locked, made.asked = True, asked
 
     monkeypatch.setattr(remote, "run", ask)
     monkeypatch.setattr(notes, "read", left)
@@ -378,6 +378,27 @@ def test_killed_at_every_step(
             assert hosts.drained.isdisjoint(in_hand)
         assert (hosts.noted, hosts.locked) == ({}, False), number
         assert journal.unfinished(tmp_path) is None
+
+
+def test_another_controller_goes_on_without_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it died between two hosts: with those that need it still."""
+    gated(monkeypatch)
+    for number in range(2, 200):
+        hosts = Hosts()
+        use(hosts, monkeypatch)
+        hosts.dies_at, hosts.when = number, "after"
+        journal.path_of(tmp_path).unlink(missing_ok=True)
+        try:
+            reboots.roll(controller(hosts, tmp_path), Options())
+        except Died:
+            journal.path_of(tmp_path).unlink()
+            if hosts.locked:
+                assert rolls.resume(controller(hosts, tmp_path), Options()).how == "done", number
+        else:
+            break
+        assert hosts.boots == dict.fromkeys(DATA, 2), (number, "each once")
+        assert (hosts.noted, hosts.locked) == ({}, False), number
+    assert number > 20
 
 
 # -- finding it again ------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     made = World(tmp_path)
     monkeypatch.setattr(module, "ways_of", lambda run: dict.fromkeys(DATA, (WAY,)))
     monkeypatch.setattr(notes, "read", lambda run: notes.Left({}, frozenset(), ()))
-    monkeypatch.setattr(notes, "lock", lambda run, roll, who, *, take_over: None)
+    monkeypatch.setattr(notes, "lock", lambda run, roll, who, asked, *, take_over: None)
     undrained = made.cleaned
     hands = SimpleNamespace(take=made.take, on_all=lambda acts, key: undrained.append(key))
     monkeypatch.setattr(module, "Hands", lambda *_: hands)
@@ -321,19 +321,20 @@ def test_an_abort_without_a_roll_leaves_alone_what_somebody_restarted(
         module.abort(world.session, Options())
 
 
-@pytest.mark.parametrize("begun", [True, False], ids=["by the roll", "by the abort"])
+@pytest.mark.parametrize("said", ["journal", "lock", "abort"])
 def test_an_abort_of_one_service_leaves_the_others_owed(
-    world: World, monkeypatch: pytest.MonkeyPatch, begun: bool
+    world: World, monkeypatch: pytest.MonkeyPatch, said: str
 ) -> None:
     """But for a member of another that was left half done."""
     other = Way(name="redis-sentinel", service="sentinel", units=("redis-sentinel.service",))
     monkeypatch.setattr(module, "ways_of", lambda run: dict.fromkeys(DATA, (WAY, other)))
     kept = tuple(notes.Kept(host, unit, touched=False) for host in DATA for unit in (UNIT, *other.units))
     noted = frozenset({("data3", other.name)})
-    monkeypatch.setattr(notes, "read", lambda run: notes.Left({"data1": {"roll": "r"}}, noted, kept))
-    if begun:
+    lock = {"roll": "r", **({"service": "redis"} if said == "lock" else {})}
+    monkeypatch.setattr(notes, "read", lambda run: notes.Left({"data1": lock}, noted, kept))
+    if said == "journal":
         journal.Journal.begin(world.session.path, "fleet roll", service="redis")
-    assert module.abort(world.session, Options(service="" if begun else "redis")).how == "aborted"
+    assert module.abort(world.session, Options(service="redis" if said == "abort" else "")).how == "aborted"
     back = [(one.host, one.way) for one in world.taken if one.action is Action.BACK]
     assert sorted(back) == [*((host, WAY.name) for host in DATA[:2]), ("data3", WAY.name), ("data3", other.name)]
     assert [one.host for one in world.taken if one.action is Action.RESTART] == ["data3"]

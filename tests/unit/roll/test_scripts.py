@@ -122,7 +122,7 @@ def test_of_two_controllers_the_second_leaves_nothing_behind() -> None:
 
     run: Any = SimpleNamespace(hosts=dict.fromkeys(DATA), do=do)
     with pytest.raises(FleetError, match="eve@other"):
-        notes.lock(run, "r2", "ana@desk", take_over=False)
+        notes.lock(run, "r2", "ana@desk", {"service": "redis"}, take_over=False)
     released = {name for name, key in done if key == "roll: unlock"}
     assert released == {"data1", "data3"}
 
