@@ -35,6 +35,8 @@ TIMEOUT = 2.0
 """Seconds that a client waits for any answer; then it begins anew on another connection."""
 PAUSE = 0.02
 """Seconds between two writes of one writer."""
+ALIVE = 180_000
+"""Keys of one writer that have not expired: an hour's at that pace, and for longer at a slower one."""
 EXCHANGE, QUEUE = "analytics", "AnalyticsQueue"
 TABLE = "chaos_ledger"
 USER = "omegaup"
@@ -112,7 +114,7 @@ class Sessions(Writer):
         )  # fmt: skip
 
     def write(self, name: str) -> None:
-        self.connection.set(self.key.format(name), name, ex=3600)
+        self.connection.set(self.key.format(name), name, ex=round(ALIVE * max(PAUSE, self.orders["pause"])))
 
     def after(self, name: str) -> None:
         if self.connection.execute_command("WAIT", 1, 500) >= 1:
