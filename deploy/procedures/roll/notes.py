@@ -95,11 +95,11 @@ def _parsed(text: str) -> dict[str, str]:
 
 
 def begun(path: Path, left: Left) -> dict[str, str]:
-    """What was asked of the roll that did not end, and `doing`: as the hosts' locks say, else as its journal does."""
+    """What was asked of the roll that did not end, and `doing`: as its journal says, else as the hosts' locks do."""
     journal = journals.unfinished(path) or {}
-    return {
-        "doing": journal.get("doing", ""), **journal.get("options", {}), **next(iter(left.locks.values()), {}),
-    }  # fmt: skip
+    if "options" in journal:
+        return {"doing": journal["doing"], **journal["options"]}
+    return {"doing": "", **next(iter(left.locks.values()), {})}
 
 
 def lock(run: Run, roll: str, who: str, asked: Mapping[str, str], *, take_over: bool) -> None:
