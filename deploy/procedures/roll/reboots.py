@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from deploy.converge import boot, remote
 from deploy.converge.together import together
@@ -164,9 +163,9 @@ def whole(found: Iterable[Need], ways: Ways, leading: Mapping[str, str], canary:
     return [Deed(Action.LOCK), *steps, Deed(Action.FORGET), Deed(Action.UNLOCK)] if steps else []
 
 
-def left(path: Path, found: notes.Left) -> bool:
-    """Whether the roll that did not end was one of these."""
-    return notes.begun(path, found)["doing"] == DOING or any(way == REBOOT for _, way in found.noted)
+def left(doing: str, found: notes.Left) -> bool:
+    """Whether the roll that did not end was one of these. doing: as `notes.begun` has it."""
+    return doing == DOING or any(way == REBOOT for _, way in found.noted)
 
 
 def dry(session: Session, options: Options) -> list[Deed]:
@@ -189,7 +188,6 @@ def roll(session: Session, options: Options, say: Say = lambda _: None) -> Rolle
     _refuse(session, options)
     if not needs(session, options.hosts):
         return Rolled("nothing")
-    options = replace(options, doing=DOING)
     journal = Journal.begin(session.path, DOING, **options.asked())
     rolling = _Reboots(session, options, journal, say)
     rolling.begin()
@@ -198,14 +196,14 @@ def roll(session: Session, options: Options, say: Say = lambda _: None) -> Rolle
 
 def resume(session: Session, options: Options, journal: Journal, say: Say, found: notes.Left) -> Rolled:
     """Go on: the host in hand first, which is not booted again if it was."""
-    rolling = _Reboots(session, replace(options, doing=DOING), journal, say, noted=found.noted)
+    rolling = _Reboots(session, options, journal, say, noted=found.noted)
     take_over(rolling)
     return rolling.go()
 
 
 def abort(session: Session, options: Options, journal: Journal, say: Say, found: notes.Left) -> Rolled:
     """Bring the host in hand back into service; no other is touched."""
-    rolling = _Reboots(session, replace(options, doing=DOING), journal, say, noted=found.noted)
+    rolling = _Reboots(session, options, journal, say, noted=found.noted)
     take_over(rolling)
     return rolling.finish()
 
@@ -228,6 +226,7 @@ def _refuse(session: Session, options: Options) -> None:
 class _Reboots(Steps):
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.options = replace(self.options, doing=DOING)
         self.hands = Hands(self.run, self.gates, self.journal.roll, self.journal.who, self._noticed)
         # Of this roll, also before its controller died; one that has its note still is not done.
         written = journals.read(self.session.path)

@@ -60,8 +60,7 @@ def resume(session: Session, options: Options, say: Say = lambda _: None) -> Rol
     refusals.known(session.run.fleet, options.service, options.canary)
     left = notes.read(session.run)
     name = refusals.left_over(session.path, left)
-    options = options.as_begun(notes.begun(session.path, left))
-    boots = _boots(session, left)
+    options, boots = _as_begun(session, options, left)
     journal = Journal.resume(session.path, name, "fleet roll --resume")
     if boots:
         return reboots.resume(session, options, journal, say, left)
@@ -88,8 +87,7 @@ def abort(session: Session, options: Options, say: Say = lambda _: None) -> Roll
             raise refusals.nothing(session.path, "--abort")
     refusals.not_complete(session.path)
     roll_name = refusals.left_over(session.path, left, required=False)
-    options = options.as_begun(notes.begun(session.path, left))
-    boots = _boots(session, left)
+    options, boots = _as_begun(session, options, left)
     journal = Journal.resume(session.path, roll_name, refusals.ABORT)
     if boots:
         return reboots.abort(session, options, journal, say, left)
@@ -98,16 +96,17 @@ def abort(session: Session, options: Options, say: Say = lambda _: None) -> Roll
     return rolling.back(left)
 
 
-def _boots(session: Session, left: notes.Left) -> bool:
-    """Whether what did not end is a reboot.
+def _as_begun(session: Session, options: Options, left: notes.Left) -> tuple[Options, bool]:
+    """The options of the roll that did not end, but for what these say themselves; and whether it is a reboot.
 
     Raises:
         FleetError: it is, and hosts were left out.
     """
-    found = reboots.left(session.path, left)
-    if found:
+    asked = notes.begun(session.path, left)
+    boots = reboots.left(asked["doing"], left)
+    if boots:
         refusals.unlimited(session.run.fleet, session.run.targets)
-    return found
+    return options.as_begun(asked), boots
 
 
 def _refuse(session: Session, options: Options) -> None:
