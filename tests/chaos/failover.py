@@ -20,6 +20,8 @@ from tests.chaos import load as writers
 from tests.chaos import visitors
 from tests.chaos.support import INVENTORY, SPEC, fleet, on
 
+PORTS = {name: SERVICES["redis"].port(name).number for name in ("sessions", "cache")}
+"""Of the two Redis."""
 MENDED = 240.0
 """Seconds within which the fleet is itself again: a broker that hangs on its way back is started anew after 60."""
 

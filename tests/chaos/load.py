@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import pika  # type: ignore[import-untyped]
@@ -214,11 +215,11 @@ def _drain(orders: dict[str, Any]) -> list[str]:
 
 def _main() -> None:
     orders = json.loads(sys.stdin.readline())
-    if orders["prefix"] == "drain":
+    if not orders["kinds"]:
         print(json.dumps(_drain(orders)))
         return
     stop = threading.Event()
-    writers = {kind: KINDS[kind](orders, f"{orders['prefix']}-{kind}") for kind in orders["kinds"]}
+    writers = {kind: KINDS[kind](orders, f"{orders['run']}-{kind}") for kind in orders["kinds"]}
     threads = [threading.Thread(target=writer.run, args=(stop,), daemon=True) for writer in writers.values()]
     for thread in threads:
         thread.start()
@@ -251,8 +252,10 @@ class Load:
 def _begin(
     pid: int, secret: Callable[[str], str], prefix: str, kinds: tuple[str, ...], user: str = USER, pause: float = PAUSE
 ) -> subprocess.Popen[str]:
+    # What an earlier run of the same name has written must not stand for what this one has lost.
+    run = f"{prefix}-{token_hex(4)}"
     orders = {
-        "address": PROXY_ADDRESS, "prefix": prefix, "kinds": kinds, "redis": secret("redis/app"),
+        "address": PROXY_ADDRESS, "run": run, "kinds": kinds, "redis": secret("redis/app"),
         "rabbitmq": secret("rabbitmq/app"), "mysql": secret("mysql/app"), "user": user,
         "ssl": f"/proc/{pid}/root{SSL_DIR}", "pause": pause,
     }  # fmt: skip

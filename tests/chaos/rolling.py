@@ -23,8 +23,11 @@ from deploy.procedures.roll.notes import FOLDER
 from deploy.procedures.session import session
 from tests.chaos import killer
 from tests.chaos.failover import settled, the_fleet
-from tests.chaos.support import INVENTORY, ROOT, altered, apply, fleet, on
+from tests.chaos.support import INVENTORY, REPEATS, ROOT, altered, apply, fleet, on
 
+DATA = ("data1", "data2", "data3")
+APART = 1 if REPEATS > 1 else 5
+"""Steps of a roll from one death of its controller to the next, where each death needs a roll of its own."""
 UNITS = {
     "redis": ("redis-cache", "redis-sessions"), "sentinel": ("redis-sentinel",), "rabbitmq": ("rabbitmq-server",),
     "mysql": ("mariadb", "omegaup-mysql-agent"), "grader": ("omegaup-grader",), "gitserver": ("omegaup-gitserver",),
@@ -86,9 +89,22 @@ def owing(folder_: Path, change: str, **groups: str) -> Iterator[Path]:
     settled()
 
 
+def steps(copy: str | Path) -> list[dict[str, str]]:
+    """What an apply would do, and what is owed."""
+    found: list[dict[str, str]] = json.loads(fleet("plan", "--json", inventory=copy).stdout)["steps"]
+    return found
+
+
 def left_on(host: str) -> str:
     """The lock and the notes of a roll on this host, by name; empty if there is nothing."""
     return on(host, f"ls {FOLDER} 2>/dev/null || true")
+
+
+def leftovers() -> None:
+    """No lock, no note, nobody drained."""
+    for host in (*DATA, "web1", "app1"):
+        assert left_on(host) == ""
+        assert "fleet-undrain" not in on(host, "systemctl list-timers --all --no-legend")
 
 
 def lines(copy: str | Path = INVENTORY) -> list[dict[str, Any]]:

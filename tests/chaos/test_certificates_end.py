@@ -24,9 +24,9 @@ from deploy.trust.authority import Signer
 from deploy.trust.certificates import LeafProfile
 from tests.chaos import results
 from tests.chaos.failover import load, settled, the_fleet, visiting
+from tests.chaos.promises import lost
 from tests.chaos.support import UNBOUNDED, altered, fleet, on, shared
 from tests.chaos.test_pki import pki_of, unnoticed
-from tests.chaos.test_redis_failover import missing
 
 pytestmark = pytest.mark.thorough
 
@@ -176,7 +176,7 @@ def test_an_apply_brings_a_fleet_back_whose_certificates_have_all_ended(place: s
     assert {leaf["why"] for leaf in status(place)["leaves"]} == {"has ended"}
     assert fleet("status", inventory=place).returncode == 1
     recovered(place, "all certificates have ended")
-    assert missing(set(ledgers["sessions"].kept), "sessions") == set()
+    assert lost(ledgers, "sessions") == {"sessions": set()}
 
 
 def test_an_apply_brings_a_fleet_back_whose_ca_has_ended(place: str) -> None:

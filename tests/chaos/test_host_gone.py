@@ -11,8 +11,8 @@ import pytest
 import lab
 from tests.chaos import faults, results
 from tests.chaos.failover import (
+    PORTS,
     a_victim,
-    arrived,
     database,
     dead_letters,
     eventually,
@@ -26,8 +26,9 @@ from tests.chaos.failover import (
     the_fleet,
 )
 from tests.chaos.load import TABLE, Ledger
+from tests.chaos.promises import lost
 from tests.chaos.support import REPEATS, SPEC, apply, on
-from tests.chaos.test_redis_failover import BAR, PORTS, missing
+from tests.chaos.test_redis_failover import BAR
 
 MEMBERS = tuple(host.name for host in the_fleet().members("mysql"))
 
@@ -44,16 +45,11 @@ def prepared(begun_well: None) -> Iterator[None]:
 
 def judge(fault: str, ledgers: dict[str, Ledger], begun: float, until: float, bar: float) -> None:
     """Of each kind of write: nothing lost that was promised, no longer pause than the bar (seconds)."""
-    lost = {
-        "sessions": missing(set(ledgers["sessions"].kept), "sessions"),
-        "cache": missing(set(ledgers["cache"].kept), "cache"),
-        "messages": ledgers["messages"].ids() - arrived(MEMBERS[0], ledgers["messages"].ids()),
-        "rows": ledgers["rows"].ids() - set(sql(database(), f"SELECT id FROM {TABLE}")),
-    }
+    gone = lost(ledgers, *ledgers)
     pauses = {kind: ledger.gap(begun, until) for kind, ledger in ledgers.items()}
     for kind in ledgers:
-        results.note(f"{fault}: {kind}", seconds_without_writes=pauses[kind], promised_and_lost=len(lost[kind]))
-    assert {kind: sorted(ids)[:5] for kind, ids in lost.items() if ids} == {}
+        results.note(f"{fault}: {kind}", seconds_without_writes=pauses[kind], promised_and_lost=len(gone[kind]))
+    assert {kind: sorted(ids)[:5] for kind, ids in gone.items() if ids} == {}
     assert {kind: pause for kind, pause in pauses.items() if pause > bar} == {}
 
 

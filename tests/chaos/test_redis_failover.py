@@ -15,12 +15,23 @@ import pytest
 
 from deploy.model.catalog import SERVICES
 from tests.chaos import faults, results
-from tests.chaos.failover import database, eventually, load, primaries, primary, redis, roles, settled, the_fleet
+from tests.chaos.failover import (
+    PORTS,
+    database,
+    eventually,
+    load,
+    primaries,
+    primary,
+    redis,
+    roles,
+    settled,
+    the_fleet,
+)
 from tests.chaos.load import Ledger
 from tests.chaos.mysql import db_command
+from tests.chaos.promises import missing
 from tests.chaos.support import INVENTORY, REPEATS, ROOT, altered, apply, drift, fleet, on, reordered
 
-PORTS = {name: SERVICES["redis"].port(name).number for name in ("sessions", "cache")}
 SENTINEL = SERVICES["sentinel"].port("sentinel").number
 BAR = 10.0
 """Seconds within which writes must work again."""
@@ -36,19 +47,6 @@ def whole(begun_well: None) -> Iterator[None]:
     """Each test begins and ends with a fleet that is what the inventory says."""
     yield
     settled()
-
-
-def missing(ids: set[str], kind: str) -> set[str]:
-    """Those of these that the primary does not have."""
-    port, key = PORTS[kind], "session:{}" if kind == "sessions" else "tags:{}"
-    where = primary(port)
-    lost: set[str] = set()
-    names = sorted(ids)
-    for begin in range(0, len(names), 500):
-        part = names[begin : begin + 500]
-        found = redis(where, port, "MGET", *(key.format(name) for name in part))
-        lost |= {name for name, value in zip(part, found, strict=True) if value != name}
-    return lost
 
 
 def judge(fault: str, ledgers: dict[str, Ledger], begun: float, until: float, bound: float | None = UNHEARD) -> None:

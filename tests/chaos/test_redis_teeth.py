@@ -15,9 +15,10 @@ import pytest
 import lab
 from deploy.model.catalog import PROXY_ADDRESS
 from tests.chaos import faults, results
-from tests.chaos.failover import applied, eventually, load, primary, roles, secret, settled, the_fleet
+from tests.chaos.failover import PORTS, applied, eventually, load, primary, roles, secret, settled, the_fleet
+from tests.chaos.promises import missing
 from tests.chaos.support import SPEC, altered, fleet
-from tests.chaos.test_redis_failover import BAR, MEMBERS, PORTS, missing
+from tests.chaos.test_redis_failover import BAR, MEMBERS
 
 PORT = PORTS["sessions"]
 

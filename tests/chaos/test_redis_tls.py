@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import results
-from tests.chaos.failover import load, primary, redis, settled
+from tests.chaos.failover import PORTS, load, primary, redis, settled
+from tests.chaos.promises import missing
 from tests.chaos.rolling import roll, started
 from tests.chaos.support import REPEATS, altered, apply, fleet
-from tests.chaos.test_redis_failover import BAR, MEMBERS, PORTS, missing
+from tests.chaos.test_redis_failover import BAR, MEMBERS
 
 OFF = 'redis = redis | {"tls": False}\nroll = {"canary_seconds": 1, "read_interval": 0.3}'
 ON = 'roll = {"canary_seconds": 1, "read_interval": 0.3}'

@@ -12,9 +12,9 @@ import pytest
 from tests.chaos import faults, results
 from tests.chaos.failover import database, drained, load, settled, sql, the_fleet, visiting
 from tests.chaos.load import TABLE
+from tests.chaos.promises import BAR, lost
 from tests.chaos.rolling import lines, paid, roll, started
 from tests.chaos.support import COUNTED, REPEATS, UNBOUNDED, altered, drift, fleet, on
-from tests.chaos.test_redis_failover import missing
 from tests.chaos.watching import watching
 
 CHANGES = (
@@ -30,8 +30,6 @@ grader = {"run_lease": 61}
 gitserver = broadcaster = runner = {"log_level": "warning"}
 """
 )
-BAR = 5.0
-"""Seconds: the longest that a write may wait in a roll."""
 
 
 @pytest.fixture(autouse=True)
@@ -67,15 +65,11 @@ def test_all_services_are_rolled_and_nothing_is_lost(tmp_path: Path, turn: int) 
     assert {who for who in after if after[who] == before[who]} == set(), "not restarted"
     assert fleet("plan", inventory=copy).returncode == 0
     ledgers = running.end()
-    messages, rows = drained("web1"), sql(database(), f"SELECT id FROM {TABLE}")
-    lost = {
-        "sessions": missing(set(ledgers["sessions"].kept), "sessions"),
-        "messages": ledgers["messages"].ids() - set(messages),
-        "rows": ledgers["rows"].ids() - set(rows),
-    }
+    rows = sql(database(), f"SELECT id FROM {TABLE}")
+    gone = lost(ledgers, "sessions", "messages", "rows")
     for kind, ledger in ledgers.items():
         results.note(f"roll of everything: {kind}", seconds_without_writes=ledger.gap(begun, until),
-                     promised_and_lost=len(lost.get(kind, ())), refused=len(ledger.refusals))  # fmt: skip
+                     promised_and_lost=len(gone.get(kind, ())), refused=len(ledger.refusals))  # fmt: skip
     for service in ("redis", "sentinel", "rabbitmq", "mysql"):
         results.note(f"roll of everything: {service}", members_out_at_a_time=watch.most(service))
         assert watch.most(service) <= 1, watch.out
@@ -85,7 +79,7 @@ def test_all_services_are_rolled_and_nothing_is_lost(tmp_path: Path, turn: int) 
     failed = {kind: one.failed[:3] for kind, one in visits.items() if one.failed}
     assert failed == {}
     assert all(one.good > 10 for one in visits.values())
-    assert lost == {"sessions": set(), "messages": set(), "rows": set()}
+    assert gone == {"sessions": set(), "messages": set(), "rows": set()}
     assert len(rows) == len(set(rows))
     for kind, ledger in ledgers.items():
         assert ledger.gap(begun, until) < BAR, (kind, ledger.refusals[-3:])

@@ -7,10 +7,7 @@ tried at all of them in any case, one after the other in one roll of each servic
 from __future__ import annotations
 
 import itertools
-import json
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from runpy import run_path
 
@@ -19,34 +16,31 @@ import pytest
 from deploy.converge.inventory import folder
 from deploy.procedures.roll.journal import path_of
 from tests.chaos import results
-from tests.chaos.failover import arrived, database, fresh_table, load, sql, the_fleet, visiting
-from tests.chaos.load import TABLE
+from tests.chaos.promises import unnoticed
 from tests.chaos.rolling import (
+    APART,
+    DATA,
     UNITS,
     killed_at,
     killed_at_a_new_step,
-    left_on,
+    leftovers,
     lines,
     owing,
     roll,
     started,
+    steps,
     steps_taken,
 )
-from tests.chaos.support import INVENTORY, REPEATS, UNBOUNDED, fleet, on
-from tests.chaos.test_redis_failover import missing
-from tests.chaos.watching import watching
+from tests.chaos.support import INVENTORY, UNBOUNDED, fleet, on
 
 QUICK = UNBOUNDED + 'roll = {"canary_seconds": 2, "read_interval": 0.3, "reads": 1}\n'
 UNWATCHED = UNBOUNDED + 'roll = {"canary_seconds": 0, "read_interval": 0.1, "reads": 1}\n'
 LIMIT = {"service_nofile": 12288}
 CHANGE = f"{QUICK}base = base | {LIMIT}\n"
-DATA = ("data1", "data2", "data3")
 SERVICES = ("sentinel", "redis", "rabbitmq", "mysql")
 BACKENDS = ("grader", "gitserver", "broadcaster", "runner")
 QUIETER = "".join(f"{name} = {{**globals().get({name!r}, {{}}), 'log_level': 'error'}}\n" for name in BACKENDS)
 pytestmark = pytest.mark.thorough
-APART = 1 if REPEATS > 1 else 5
-"""Steps of the roll from one death to the next."""
 
 
 @pytest.fixture
@@ -78,38 +72,6 @@ def limits(service: str) -> dict[str, str]:
         f"for u in {' '.join(UNITS[service])}; do grep 'open files' /proc/$(systemctl show -P MainPID $u)/limits; done"
     )
     return {host: on(host, script) for host in DATA}
-
-
-@contextmanager
-def unnoticed(title: str) -> Iterator[None]:
-    """Nobody notices what happens meanwhile: no write that was acknowledged is lost, no visit fails, and never is more
-    than one member of a service out.
-    """
-    fresh_table()
-    # A quarter of an hour and more: at their usual pace they want both processors.
-    with (
-        load("web1", "deaths", pause=0.2) as running, visiting("web1", pause=0.5) as visits,
-        watching(the_fleet()) as watch,
-    ):  # fmt: skip
-        begun = time.time()
-        yield
-        until = time.time()
-    ledgers = running.end()
-    arrived_there = arrived("data1", ledgers["messages"].ids())
-    lost = {
-        "sessions": missing(set(ledgers["sessions"].kept), "sessions"),
-        "messages": ledgers["messages"].ids() - arrived_there,
-        "rows": ledgers["rows"].ids() - set(sql(database(), f"SELECT id FROM {TABLE}")),
-    }
-    for kind, ledger in ledgers.items():
-        results.note(title, **{f"seconds_without_{kind}": ledger.gap(begun, until)})
-    results.note(title, seconds=until - begun)
-    noticed = {
-        **{f"{kind} lost": sorted(ids)[:5] for kind, ids in lost.items() if ids},
-        **{f"visits of {kind} failed": one.failed[:3] for kind, one in visits.items() if one.failed},
-        **{f"members of {service} out at once": out for service, out in watch.out.items() if len(out) > 1},
-    }
-    assert noticed == {}
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -176,18 +138,6 @@ def test_a_controller_dies_at_each_step_and_nobody_notices(everything: Path, ser
     assert [step for step in steps(everything) if step["role"] == service] == []
     assert fleet("status", "--wait", "30").returncode == 0
     leftovers()
-
-
-def steps(copy: Path) -> list[dict[str, str]]:
-    found: list[dict[str, str]] = json.loads(fleet("plan", "--json", inventory=copy).stdout)["steps"]
-    return found
-
-
-def leftovers() -> None:
-    """No lock, no note, nobody drained."""
-    for host in (*DATA, "web1", "app1"):
-        assert left_on(host) == ""
-        assert "fleet-undrain" not in on(host, "systemctl list-timers --all --no-legend")
 
 
 def test_the_controllers_lock_is_seen_from_elsewhere(changed: Path, tmp_path: Path) -> None:

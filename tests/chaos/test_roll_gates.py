@@ -26,6 +26,7 @@ from deploy.procedures.roll.order import Action, Debt, Deed
 from deploy.procedures.roll.run import Options, Rolled
 from tests.chaos import faults, results
 from tests.chaos.failover import (
+    PORTS,
     database,
     eventually,
     fresh_table,
@@ -38,17 +39,15 @@ from tests.chaos.failover import (
     the_fleet,
 )
 from tests.chaos.load import TABLE
-from tests.chaos.rolling import lines, owing, rolled, started
+from tests.chaos.promises import lost
+from tests.chaos.rolling import DATA, lines, owing, rolled, started
 from tests.chaos.support import ROOT, on
-from tests.chaos.test_redis_failover import missing
 from tests.chaos.watching import Watch, watching
 
 pytestmark = pytest.mark.thorough
 
-CACHE = SERVICES["redis"].port("cache").number
+CACHE = PORTS["cache"]
 SENTINEL = SERVICES["sentinel"].port("sentinel").number
-REDIS_PORTS = tuple(SERVICES["redis"].port(name).number for name in ("cache", "sessions"))
-DATA = ("data1", "data2", "data3")
 CHANGE = """
 base = base | {"service_nofile": 12288}
 roll = {"canary_seconds": 1, "read_interval": 0.3, "reads": 2, "before_seconds": 4, "after_seconds": 60}
@@ -79,7 +78,7 @@ def sentinel_stopped() -> Iterator[None]:
 def redis_replica_cut_off() -> Iterator[None]:
     leader = primary(CACHE)
     # Brokers would part as well, and more would be seen than Redis' gates.
-    with faults.cut_off((last_of(leader),), [leader], REDIS_PORTS):
+    with faults.cut_off((last_of(leader),), [leader], tuple(PORTS.values())):
         # More than a replica may be behind.
         write = f"{redis_cli(leader, 'cache')} -e -X DATA SET chaos:big DATA EX 60"
         on(leader, f"head -c 3000000 /dev/zero | tr '\\0' x | {write}")
@@ -312,6 +311,6 @@ def test_a_failover_by_itself_is_noticed(patient: Path) -> None:
     # Where the lead went to the canary, which has paid, those that are left stand in the order that they had.
     assert moved == canary or any("the order is worked out again" in line.get("words", "") for line in written)
     # Nobody paused the writers of the other: what the old primary took until it had heard of it, nobody has.
-    lost = missing(set(ledgers["cache"].kept), "cache")
-    results.note("a failover by itself while a canary is watched", of_the_cache_lost=len(lost))
-    assert missing(set(ledgers["sessions"].kept), "sessions") == set()
+    gone = lost(ledgers, "cache", "sessions")
+    results.note("a failover by itself while a canary is watched", of_the_cache_lost=len(gone["cache"]))
+    assert gone["sessions"] == set()

@@ -42,9 +42,9 @@ from tests.chaos.failover import (
 )
 from tests.chaos.failover import redis as ask_redis
 from tests.chaos.load import TABLE, Ledger
+from tests.chaos.promises import missing
 from tests.chaos.rolling import killed_at_a_new_step, none_left, paid, roll, started
 from tests.chaos.support import COUNTED, INVENTORY, REPEATS, ROOT, SPEC, UNBOUNDED, altered, fleet, on, shared
-from tests.chaos.test_redis_failover import missing
 from tests.chaos.test_secrets import sampled
 from tests.chaos.visitors import Visits
 
