@@ -2,10 +2,10 @@
 
 A process of its own that waits for no other: the suite's has more to do, and a step may be over in a tenth of a second.
 
-    python -m tests.chaos.killer JOURNAL (new | NUMBER) COMMAND...
+    python -m tests.chaos.killer JOURNAL (new | NUMBER | ACTION) COMMAND...
 
-new: the first step that was not taken before; NUMBER: so many steps, of all in the journal. Exit code: KILLED, or the
-command's own.
+new: the first step that was not taken before; NUMBER: so many steps, of all in the journal; ACTION: the first step of
+this kind that this command takes. Exit code: KILLED, or the command's own.
 """
 
 from __future__ import annotations
@@ -15,26 +15,35 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 KILLED = 137
 """As a shell says it."""
 
 
-def taken(journal: Path) -> list[str]:
-    """The words of each step that a journal says is taken; of none, if there is no journal."""
+def taken(journal: Path, field: str = "words") -> list[str]:
+    """The words of each step that a journal says is taken, or its `action`; of none, if there is no journal."""
     text = journal.read_text() if journal.exists() else ""
-    return re.findall(r'"event": "take".*"words": "([^"]*)"', text)
+    return re.findall(rf'"event": "take".*"{field}": "([^"]*)"', text)
+
+
+def condition(journal: Path, what: str) -> Callable[[], bool]:
+    """Whether the journal has, since now, the step that is waited for."""
+    before = taken(journal)
+    if what == "new":
+        return lambda: not set(before).issuperset(taken(journal))
+    if what.isdecimal():
+        return lambda: len(taken(journal)) >= int(what)
+    return lambda: what in taken(journal, "action")[len(before) :]
 
 
 def main(path: str, what: str, *command: str) -> int:
-    journal = Path(path)
-    seen = set(taken(journal))
+    there = condition(Path(path), what)
     process = subprocess.Popen(command)
     os.setpriority(os.PRIO_PROCESS, 0, -10)
     while (code := process.poll()) is None:
-        steps = taken(journal)
-        if not seen.issuperset(steps) if what == "new" else len(steps) >= int(what):
+        if there():
             process.kill()
             process.wait()
             return KILLED

@@ -20,6 +20,7 @@ from deploy.procedures.apply import apply as apply_fleet
 from deploy.procedures.roll import run as rolls
 from deploy.procedures.roll.journal import path_of
 from deploy.procedures.roll.notes import FOLDER
+from deploy.procedures.roll.order import Action
 from deploy.procedures.session import session
 from tests.chaos import killer
 from tests.chaos.failover import settled, the_fleet
@@ -151,6 +152,11 @@ def killed_at_a_new_step(copy: str | Path, *command: str) -> bool:
     a step that none before it had: so each step is one at which a controller died. False if it was over before.
     """
     return _killed(copy, "new", *command)
+
+
+def killed_at_a_step_of(action: Action, copy: str | Path, *command: str) -> bool:
+    """The same, at the first step of this kind that the command takes."""
+    return _killed(copy, action.name, *command)
 
 
 def steps_taken(copy: str | Path) -> set[str]:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def line(words: str) -> str:
-    return f'{{"event": "take", "action": "X", "words": "{words}"}}\n'
+    return f'{{"event": "take", "action": "{words.upper()}", "words": "{words}"}}\n'
 
 
 def run(journal: Path, what: str, script: str) -> int:
@@ -37,6 +37,13 @@ def test_killed_at_the_step_that_is_waited_for(tmp_path: Path, what: str, last: 
     steps = ("one", "two", "three", "four")
     assert run(journal, what, takes(journal, *steps)) == KILLED
     assert taken(journal)[-1] == last
+
+
+def test_a_step_of_this_kind_counts_where_this_command_takes_it(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    journal.write_text(line("one") + line("two"))
+    assert run(journal, "TWO", takes(journal, "one", "two", "three")) == KILLED
+    assert taken(journal) == ["one", "two", "one", "two"]
 
 
 def test_who_takes_no_new_step_ends_by_himself(tmp_path: Path) -> None:
