@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import subprocess
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -230,8 +229,7 @@ def exec_(ctx: typer.Context, host: Host, option: Inventory = "lab") -> None:
     Examples: `fleet lab exec data1 -- journalctl -b -p err`, `fleet lab exec data1 -- sh -c 'id; pwd'`
     """
     argv = ctx.args[1:] if ctx.args[:1] == ["--"] else ctx.args
-    command = inside.enter_argv(LabSpec.load(option), host, argv or ["bash", "-l"], _terminal(os.environ))
-    code = subprocess.run(command, check=False).returncode
+    code = inside.attached(LabSpec.load(option), host, argv or ["bash", "-l"], _terminal(os.environ))
     raise typer.Exit(code if code >= 0 else 128 - code)
 
 

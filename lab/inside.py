@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from functools import cache
 
@@ -16,6 +17,8 @@ from lab.errors import LabError
 from lab.spec import LabSpec
 from lab.system import PROC, wait_until
 
+LOOK = 1.0
+"""Seconds from one look at a command that runs in a host to the next."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -73,7 +76,7 @@ def execute(
         start_new_session=True,
     ) as process:
         try:
-            out, err = process.communicate(data, timeout)
+            out, err = _communicate(process, data, timeout)
         except BaseException as error:
             _end(process)
             if isinstance(error, subprocess.TimeoutExpired):
@@ -82,6 +85,45 @@ def execute(
     return subprocess.CompletedProcess(
         list(argv), process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
     )
+
+
+def attached(spec: LabSpec, host: str, argv: Sequence[str], environ: dict[str, str] | None = None) -> int:
+    """Run a command as root in the host, on this process' own terminal or files; its exit code.
+
+    Raises LabError when the host does not run.
+    """
+    with subprocess.Popen(enter_argv(spec, host, argv, environ)) as process:
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return process.wait(LOOK)
+                _go_on(process.pid)
+        except BaseException:
+            process.kill()
+            raise
+
+
+def _communicate(process: subprocess.Popen[bytes], data: bytes | None, timeout: float | None) -> tuple[bytes, bytes]:
+    until = time.monotonic() + (float("inf") if timeout is None else timeout)
+    while True:
+        try:
+            return process.communicate(data, max(0.0, min(LOOK, until - time.monotonic())))
+        except subprocess.TimeoutExpired:
+            if time.monotonic() >= until:
+                raise subprocess.TimeoutExpired(process.args, timeout or 0) from None
+            data = None  # it has it
+            _go_on(process.pid)
+
+
+def _go_on(nsenter: int) -> None:
+    """Wake nsenter, where it sleeps: it stops itself as soon as what it has started in the host is stopped.
+
+    Which systemd does with everybody before it ends a host. Nobody would reap that then, and the host could not power
+    off, nor boot anew.
+    """
+    with contextlib.suppress(OSError):
+        if (PROC / str(nsenter) / "stat").read_text(errors="replace").rpartition(")")[2].split()[0] == "T":
+            os.kill(nsenter, signal.SIGCONT)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

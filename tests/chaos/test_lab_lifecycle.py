@@ -38,6 +38,7 @@ from lab import (
     up,
 )
 from lab.paths import LabPaths
+from lab.system import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BRIDGE = "lab79"
@@ -207,21 +208,50 @@ def test_stop_kill_start_keep_the_disk(running: LabSpec) -> None:
     assert exec_(running, "one", ["cat", "/root/mark"]).stdout == "kept\n"
 
 
-def test_reboot_from_within(running: LabSpec) -> None:
-    def boot() -> str:
-        return exec_(running, "one", ["cat", "/proc/1/stat"]).stdout.split()[21]
+def boot(spec: LabSpec) -> str:
+    """When the host's init was started."""
+    return exec_(spec, "one", ["cat", "/proc/1/stat"]).stdout.split()[21]
 
-    before = boot()
-    exec_(running, "one", ["systemctl", "reboot"])
+
+def booted_anew(spec: LabSpec, before: str) -> None:
+    """Wait until the host is there again."""
     end = time.monotonic() + 30
     while time.monotonic() < end:
         try:
-            if boot() != before and ssh(running, "one", "true").returncode == 0:
+            if boot(spec) != before and ssh(spec, "one", "true").returncode == 0:
                 return
         except (LabError, IndexError):
             pass
         time.sleep(0.3)
     pytest.fail("the host did not come back")
+
+
+def test_reboot_from_within(running: LabSpec) -> None:
+    before = boot(running)
+    exec_(running, "one", ["systemctl", "reboot"])
+    booted_anew(running, before)
+
+
+STAYS = ["sh", "-c", "touch /run/somebody; exec sleep 600"]
+LOGGED_IN = {
+    "by command": f"from lab.cli import app; app(['exec', '-i', FOLDER, 'one', '--', *{STAYS}])",
+    "by function": f"import lab; exit(lab.exec_(lab.LabSpec.load(FOLDER), 'one', {STAYS}).returncode)",
+}
+
+
+@pytest.mark.parametrize("how", LOGGED_IN)
+def test_who_is_in_a_host_does_not_keep_it_from_booting_anew(running: LabSpec, how: str) -> None:
+    """systemd stops all processes before it ends them; who started one from outside sleeps then as well."""
+    before = boot(running)
+    script = f"FOLDER = {str(Path(running.source).parent)!r}\n{LOGGED_IN[how]}"
+    with subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY, stdin=subprocess.DEVNULL) as somebody:
+        try:
+            assert wait_until(lambda: exec_(running, "one", ["test", "-e", "/run/somebody"]).returncode == 0, 30)
+            exec_(running, "one", ["systemctl", "reboot"])
+            booted_anew(running, before)
+            assert somebody.wait(10) != 0, "it has ended with the host"
+        finally:
+            somebody.kill()
 
 
 def test_reset_makes_bare_and_keeps_the_pinned_key(running: LabSpec) -> None:
