@@ -94,23 +94,24 @@ def attached(spec: LabSpec, host: str, argv: Sequence[str], environ: dict[str, s
     """
     with subprocess.Popen(enter_argv(spec, host, argv, environ)) as process:
         try:
-            while True:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    return process.wait(LOOK)
-                _go_on(process.pid)
+            _communicate(process)
         except BaseException:
             process.kill()
             raise
+    return process.returncode
 
 
-def _communicate(process: subprocess.Popen[bytes], data: bytes | None, timeout: float | None) -> tuple[bytes, bytes]:
+def _communicate(
+    process: subprocess.Popen[bytes], data: bytes | None = None, timeout: float | None = None
+) -> tuple[bytes, bytes]:
+    """Until it ends; what it says is empty where there is no pipe."""
     until = time.monotonic() + (float("inf") if timeout is None else timeout)
     while True:
         try:
-            return process.communicate(data, max(0.0, min(LOOK, until - time.monotonic())))
+            return process.communicate(data, min(LOOK, until - time.monotonic()))
         except subprocess.TimeoutExpired:
             if time.monotonic() >= until:
-                raise subprocess.TimeoutExpired(process.args, timeout or 0) from None
+                raise
             data = None  # it has it
             _go_on(process.pid)
 
@@ -122,8 +123,14 @@ def _go_on(nsenter: int) -> None:
     off, nor boot anew.
     """
     with contextlib.suppress(OSError):
-        if (PROC / str(nsenter) / "stat").read_text(errors="replace").rpartition(")")[2].split()[0] == "T":
+        if _stat(nsenter)[0] == "T":
             os.kill(nsenter, signal.SIGCONT)
+
+
+def _stat(pid: int) -> list[str]:
+    """State, parent, process group and more of a process. Raises OSError when there is none."""
+    # pid (name) state ppid pgrp: the name may hold anything, even brackets
+    return (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -148,8 +155,7 @@ def _group(leader: int) -> list[int]:
     for entry in PROC.iterdir():
         if entry.name.isdigit() and int(entry.name) != leader:
             with contextlib.suppress(OSError):
-                # pid (name) state ppid pgrp: the name may hold anything, even brackets
-                fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+                fields = _stat(int(entry.name))
                 if int(fields[2]) == leader and fields[0] != "Z":
                     found.append(int(entry.name))
     return found

@@ -32,7 +32,8 @@ def condition(journal: Path, what: str) -> Callable[[], bool]:
     """Whether the journal has, since now, the step that is waited for."""
     before = taken(journal)
     if what == "new":
-        return lambda: not set(before).issuperset(taken(journal))
+        seen = set(before)
+        return lambda: not seen.issuperset(taken(journal))
     if what.isdecimal():
         return lambda: len(taken(journal)) >= int(what)
     return lambda: what in taken(journal, "action")[len(before) :]

@@ -31,13 +31,13 @@ def missing(ids: set[str], kind: str) -> set[str]:
     """Those of these that the Redis primary does not have. kind: cache or sessions."""
     port, key = PORTS[kind], "session:{}" if kind == "sessions" else "tags:{}"
     where = primary(port)
-    lost: set[str] = set()
+    gone: set[str] = set()
     names = sorted(ids)
     for begin in range(0, len(names), 500):
         part = names[begin : begin + 500]
         found = redis(where, port, "MGET", *(key.format(name) for name in part))
-        lost |= {name for name, value in zip(part, found, strict=True) if value != name}
-    return lost
+        gone |= {name for name, value in zip(part, found, strict=True) if value != name}
+    return gone
 
 
 def lost(ledgers: Mapping[str, Ledger], *kinds: str) -> dict[str, set[str]]:
@@ -58,10 +58,12 @@ def lost(ledgers: Mapping[str, Ledger], *kinds: str) -> dict[str, set[str]]:
 
 
 @contextmanager
-def unnoticed(title: str, pause: float = 0.2) -> Iterator[None]:
-    """Nobody notices what happens meanwhile: no write that was acknowledged is lost, none waits for as long as the bar,
-    no visit fails, and never is more than one member of a service out. The site's limit of visits is to be out of the
-    way (UNBOUNDED).
+def unnoticed(
+    title: str, pause: float = 0.2, kinds: tuple[str, ...] = ("sessions", "messages", "rows")
+) -> Iterator[None]:
+    """Nobody notices what happens meanwhile: no write of these kinds that was promised is lost, none of any kind waits
+    for as long as the bar, no visit fails, and never is more than one member of a service out. The site's limit of
+    visits is to be out of the way (UNBOUNDED).
 
     pause: seconds from one write to the next of its kind; for a quarter of an hour and more the usual pace wants both
     processors.
@@ -75,7 +77,7 @@ def unnoticed(title: str, pause: float = 0.2) -> Iterator[None]:
         yield
         until = time.time()
     ledgers = running.end()
-    gone = lost(ledgers, "sessions", "messages", "rows")
+    gone = lost(ledgers, *kinds)
     pauses = {kind: ledger.gap(begun, until) for kind, ledger in ledgers.items()}
     results.note(title, seconds=until - begun, **{f"seconds_without_{kind}": gap for kind, gap in pauses.items()})
     noticed = {

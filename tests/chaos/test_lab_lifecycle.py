@@ -215,15 +215,14 @@ def boot(spec: LabSpec) -> str:
 
 def booted_anew(spec: LabSpec, before: str) -> None:
     """Wait until the host is there again."""
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
+
+    def there() -> bool:
         try:
-            if boot(spec) != before and ssh(spec, "one", "true").returncode == 0:
-                return
+            return boot(spec) != before and ssh(spec, "one", "true").returncode == 0
         except (LabError, IndexError):
-            pass
-        time.sleep(0.3)
-    pytest.fail("the host did not come back")
+            return False
+
+    assert wait_until(there, 30, every=0.3), "the host did not come back"
 
 
 def test_reboot_from_within(running: LabSpec) -> None:
