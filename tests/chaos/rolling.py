@@ -103,7 +103,7 @@ def left_on(host: str) -> str:
 
 def leftovers() -> None:
     """No lock, no note, nobody drained."""
-    for host in (*DATA, "web1", "app1"):
+    for host in (*DATA, "web1", "app1", "run1"):
         assert left_on(host) == ""
         assert "fleet-undrain" not in on(host, "systemctl list-timers --all --no-legend")
 

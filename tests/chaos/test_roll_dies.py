@@ -16,10 +16,10 @@ import pytest
 from deploy.converge.inventory import folder
 from deploy.procedures.roll.journal import path_of
 from tests.chaos import results
+from tests.chaos.failover import hosts_of
 from tests.chaos.promises import unnoticed
 from tests.chaos.rolling import (
     APART,
-    DATA,
     UNITS,
     killed_at,
     killed_at_a_new_step,
@@ -59,30 +59,36 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def owed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One change for all aborts: each brings the earlier files of its service back, an apply makes it owed again.
-    Of the data hosts alone: it is applied more than a hundred times.
+    Of few hosts each, the limit of the data hosts alone: it is applied more than a hundred times.
     """
     base = f"base = {run_path(str(folder(INVENTORY) / 'group_data/all.py'))['base'] | LIMIT}\n"
-    with owing(tmp_path_factory.mktemp("aborts"), UNWATCHED, sentinel=base) as copy:
+    with owing(tmp_path_factory.mktemp("aborts"), UNWATCHED + QUIETER, sentinel=base) as copy:
         yield copy
 
 
-def limits(service: str) -> dict[str, str]:
-    """The limit of open files of each process of a service, as the kernel has it."""
-    script = (
-        f"for u in {' '.join(UNITS[service])}; do grep 'open files' /proc/$(systemctl show -P MainPID $u)/limits; done"
-    )
-    return {host: on(host, script) for host in DATA}
+def running(service: str) -> dict[str, str]:
+    """What the processes of a service run with of what is changed, by host: the limit of open files as the kernel has
+    it; of a backend, whether it has said since its start that it is ready, which it does not when it is quieter.
+    """
+    if service in BACKENDS:
+        said = "journalctl -q -o cat _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID $u)"
+        script = f"{said} | grep -c '\"ready\"' || true"
+    else:
+        script = "grep 'open files' /proc/$(systemctl show -P MainPID $u)/limits"
+    return {host: on(host, f"for u in {' '.join(UNITS[service])}; do {script}; done") for host in hosts_of(service)}
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", [*SERVICES, *BACKENDS])
 def test_a_controller_dies_at_each_step_and_an_abort_leaves_nothing_of_it(owed: Path, service: str) -> None:
     """In the end, a roll that does not die takes all of its steps."""
-    before, others = limits(service), {one: limits(one) for one in SERVICES if one != service}
+    before = running(service)
+    others = {one: running(one) for one in (*SERVICES, *BACKENDS) if one != service}
+    hosts = ",".join(before)
     title = f"rolls of {service} that died and were aborted"
     deaths = 0
     with unnoticed(title):
         for step in itertools.count(1, APART):
-            assert fleet("apply", "--limit", ",".join(DATA), inventory=owed).returncode == 0, step
+            assert fleet("apply", "--limit", hosts, inventory=owed).returncode == 0, step
             if not killed_at(owed, step, "--service", service):
                 break
             deaths += 1
@@ -92,15 +98,15 @@ def test_a_controller_dies_at_each_step_and_an_abort_leaves_nothing_of_it(owed: 
                 assert "--resume ends it" in report["errors"][0]["message"], (step, report)
                 assert roll(owed, "--resume")[0] == 0
                 break
-            assert limits(service) == before, step
+            assert running(service) == before, step
             assert fleet("status", "--wait", "30").returncode == 0, step
             leftovers()
     results.note(title, deaths=deaths)
     assert lines(owed)[-1]["event"] == "end"
     assert deaths > 1
-    after = limits(service)
+    after = running(service)
     assert {host for host in before if after[host] == before[host]} == set()
-    assert {one: limits(one) for one in others} == others
+    assert {one: running(one) for one in others} == others
 
 
 @pytest.mark.parametrize("service", SERVICES)
