@@ -77,9 +77,11 @@ class Entry:
 
     def back(self) -> Entry:
         """The change the other way. From `drop` some servers have forgotten the old value already: they have to learn
-        it again before anybody comes with it. Before that, all that was come with is taken anyway.
+        it again before anybody comes with it. From `accept` nobody comes with the new one, and some servers have not
+        learned it: it is dropped. Otherwise a second turn would lead to its use where not everybody takes it.
         """
         if self.target is None:
             return self
-        phase = Phase.ACCEPT if self.phase is Phase.DROP else Phase.USE
+        turned = {Phase.ACCEPT: Phase.DROP, Phase.DROP: Phase.ACCEPT}
+        phase = turned.get(self.phase, Phase.USE) if self.phase else None
         return Entry(self.target, self.value, phase)

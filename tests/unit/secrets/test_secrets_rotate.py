@@ -11,7 +11,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from deploy.errors import FleetError, FleetErrors
@@ -237,6 +237,7 @@ OPERATIONS = st.tuples(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(OPERATIONS, max_size=6))
+@example([("redis/app", 3), ("abort", 3), ("abort", -1)])
 def test_whatever_happens_no_server_refuses_a_client(ana: Operator, operations: list[tuple[str, int]]) -> None:
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         world = World(Path(folder), ana)

@@ -65,7 +65,8 @@ def test_what_servers_take_is_in_one_order_until_it_is_less() -> None:
     """Another order would be another file, and a reload for nothing."""
     entry = Entry(Value(Secret("old"), "2026-01-01T00:00:00+00:00")).begun(Secret("new"), "2026-01-02T00:00:00+00:00")
     turned = entry.back()
-    assert entry.accepted == entry.proven().accepted == turned.accepted == entry.proven().back().accepted
+    assert entry.accepted == entry.proven().accepted == entry.proven().back().accepted == turned.back().accepted
+    assert turned.accepted == (entry.value,)
 
 
 def test_half_a_change_is_none() -> None:
