@@ -80,8 +80,7 @@ class Entry:
         it again before anybody comes with it. From `accept` nobody comes with the new one, and some servers have not
         learned it: it is dropped. Otherwise a second turn would lead to its use where not everybody takes it.
         """
-        if self.target is None:
+        if self.target is None or self.phase is None:
             return self
-        turned = {Phase.ACCEPT: Phase.DROP, Phase.DROP: Phase.ACCEPT}
-        phase = turned.get(self.phase, Phase.USE) if self.phase else None
-        return Entry(self.target, self.value, phase)
+        turned = {Phase.ACCEPT: Phase.DROP, Phase.USE: Phase.USE, Phase.DROP: Phase.ACCEPT}
+        return Entry(self.target, self.value, turned[self.phase])
