@@ -77,9 +77,12 @@ class State:
 
     def back(self) -> State:
         """The change the other way. From `drop` some hosts trust the new authority alone already: they have to learn
-        the old one again before anybody shows its certificates. Before that, all that was shown is trusted anyway.
+        the old one again before anybody shows its certificates. From `trust` nobody shows one of the new authority, and
+        some hosts do not trust it yet: it is dropped. Otherwise a second turn would have it issue for hosts that others
+        refuse.
         """
-        phase = Phase.TRUST if self.phase is Phase.DROP else Phase.ISSUE
+        turned = {Phase.TRUST: Phase.DROP, Phase.DROP: Phase.TRUST}
+        phase = turned.get(self.phase, Phase.ISSUE) if self.phase else None
         return replace(self, active=self.target, target=self.active, phase=phase)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from unittest import mock
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from deploy.errors import FleetError
@@ -129,6 +130,7 @@ OPERATIONS = st.tuples(
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(OPERATIONS, max_size=6))
+@example([("roll", 16), ("abort", 1), ("abort", -1)])
 def test_whatever_happens_no_host_refuses_another(ana: Operator, operations: list[tuple[str, int]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder), ana)
@@ -181,6 +183,36 @@ def test_an_abort_goes_back_from_every_phase(tmp_path: Path, ana: Operator, phas
     assert world.names() == before
     assert set(world.shows.values()) == set(before)
     assert world.authorities().state.phase is None
+
+
+def begun_and_aborted(world: World) -> None:
+    """The controller dies in the phase trust when one host has it, and the abort of that as soon as it has turned."""
+    with world.running(), mock.patch.object(change, "prove", side_effect=Killed), pytest.raises(Killed):
+        change.roll_ca("x")
+    assert not world.does("apply", 3)
+    assert len({frozenset(trusted) for trusted in world.trusts.values()}) == 2
+    world.left = -1
+    with world.running(), mock.patch.object(change, "prove", side_effect=Killed), pytest.raises(Killed):
+        change.roll_ca("x", abort=True)
+
+
+def test_an_abort_of_an_abort_issues_nothing_that_a_host_refuses(tmp_path: Path, ana: Operator) -> None:
+    world = World(tmp_path, ana)
+    begun_and_aborted(world)
+    assert world.authorities().state.phase is Phase.DROP
+    assert world.does("abort"), "and it ends with the change that was begun first"
+    assert world.authorities().state.active == "ca-2"
+
+
+def test_turned_to_the_phase_issue_it_does(tmp_path: Path, ana: Operator) -> None:
+    def turned(state: State) -> State:
+        return replace(state, active=state.target, target=state.active, phase=Phase.ISSUE)
+
+    world = World(tmp_path, ana)
+    with mock.patch.object(State, "back", turned):
+        begun_and_aborted(world)
+        with pytest.raises(AssertionError, match="refuses"):
+            world.does("abort")
 
 
 def test_a_second_change_takes_another_authority(tmp_path: Path, ana: Operator) -> None:
