@@ -20,9 +20,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from deploy.converge.inventory import folder, open_keys
+from deploy.trust.authorities import Authorities, Phase
 from deploy.trust.certificates import LeafProfile
 from tests.chaos import results
-from tests.chaos.failover import settled, the_fleet, visiting
+from tests.chaos.failover import eventually, settled, the_fleet, visiting
 from tests.chaos.support import INVENTORY, REPEATS, ROOT, UNBOUNDED, altered, fleet, on, shared
 from tests.chaos.test_mutual_tls import PROBES, TARGETS, Pair, called
 from tests.chaos.visitors import Visits
@@ -84,16 +85,23 @@ def differs() -> int:
     return fleet("drift", inventory=PLACE["inventory"]).returncode
 
 
-def killed(seconds: float, *words: str) -> None:
-    """Begin `fleet pki ...`, and kill it."""
+def killed(seconds: float, *words: str, phase: Phase | None = None) -> None:
+    """Begin `fleet pki ...`, and kill it. phase: so long after this one is written down."""
     command, *rest = words
     running = subprocess.Popen(
         [str(ROOT / "fleet"), "pki", command, str(PLACE["inventory"]), *rest], cwd=ROOT, stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
+    if phase is not None:
+        eventually(f"the change is in phase {phase.value}", lambda: under_way() is phase)
     time.sleep(seconds)
     running.kill()
     running.wait()
+    assert phase is None or under_way() is phase, "it died too late to leave hosts without it"
+
+
+def under_way() -> Phase | None:
+    return Authorities.load(folder(INVENTORY) / "pki").state.phase
 
 
 def made(role: str) -> Pair:
@@ -129,6 +137,11 @@ def verified() -> dict[str, Any]:
     assert done.returncode == 0, done.stdout + done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
     return report
+
+
+def roots() -> list[str]:
+    """Fingerprints of the authorities that hosts trust."""
+    return [one["fingerprint"] for one in json.loads(pki("status", "--json").stdout)["roots"]]
 
 
 def unnoticed(visits: dict[str, Visits], what: str) -> None:
@@ -269,12 +282,29 @@ def test_a_change_of_the_ca_that_is_killed_again_and_again_comes_to_its_end() ->
 @pytest.mark.thorough
 @pytest.mark.parametrize("phase", ["trust", "issue"])
 def test_a_change_that_is_aborted_leaves_what_was(phase: str) -> None:
-    before = json.loads(pki("status", "--json").stdout)["roots"]
+    before = roots()
     assert carried("roll-ca", "--stop-after", phase).returncode == 0
     done = carried("roll-ca", "--abort")
     assert done.returncode == 0, done.stdout + done.stderr
-    after = json.loads(pki("status", "--json").stdout)["roots"]
-    assert [one["fingerprint"] for one in after] == [one["fingerprint"] for one in before]
+    assert roots() == before
+    verified()
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("turns", [1, 2])
+def test_a_change_that_dies_before_all_trust_both_is_turned_around_and_that_as_well(turns: int) -> None:
+    """What the new authority would sign is refused by hosts that have not learned of it: turned twice, they have to."""
+    before = roots()
+    with visiting("web1") as visits:
+        killed(2, "roll-ca", phase=Phase.TRUST)
+        if turns == 2:
+            killed(2, "roll-ca", "--abort", phase=Phase.DROP)
+        done = carried("roll-ca", "--abort")
+        assert done.returncode == 0, done.stdout + done.stderr
+        time.sleep(4)
+    unnoticed(visits, f"a change of the CA dies in phase trust, turned {turns} times, each but the last dies as well")
+    assert (roots() == before) is (turns == 1)
+    assert under_way() is None
     verified()
 
 

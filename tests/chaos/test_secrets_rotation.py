@@ -322,12 +322,16 @@ def test_all_secrets_are_rotated_and_nobody_notices(number: int) -> None:
     well()
 
 
-def killed(seconds: float, *words: str) -> int | None:
-    """Begin `fleet secrets rotate ...` and kill it (-9) after so many seconds; its exit code, if it had ended."""
+def killed(seconds: float, *words: str, phase: str = "") -> int | None:
+    """Begin `fleet secrets rotate ...` and kill it (-9) after so many seconds; its exit code, if it had ended. phase:
+    so long after this one is written down for all that changes.
+    """
     process = subprocess.Popen(
         [str(ROOT / "fleet"), "secrets", "rotate", str(PLACE["inventory"]), *words], cwd=ROOT,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
+    if phase:
+        eventually(f"the rotation is in phase {phase}", lambda: set(phases().values()) == {phase})
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -397,6 +401,27 @@ def test_an_abort_goes_back_and_nobody_notices(phase: str) -> None:
         time.sleep(3)
     unnoticed(f"a rotation is aborted after its phase {phase}", visits)
     assert values(*SOME) == before
+    well()
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+def test_a_rotation_that_dies_before_all_take_the_value_is_turned_around_and_that_as_well(turns: int) -> None:
+    """Clients that came with the new value would be refused by servers that have not learned it: turned twice, they
+    have to.
+    """
+    before = values(*SOME)
+    with visiting("web1") as visits:
+        assert killed(2, *SOME, phase="accept") is None
+        assert set(phases().values()) == {"accept"}
+        if turns == 2:
+            assert killed(2, "--abort", phase="drop") is None
+            assert set(phases().values()) == {"drop"}
+        rotated("--abort")
+        time.sleep(3)
+    unnoticed(f"a rotation dies in phase accept, turned {turns} times, each but the last dies as well", visits)
+    after = values(*SOME)
+    assert {after[name] == before[name] for name in SOME} == {turns == 1}
+    assert phases() == {}
     well()
 
 
