@@ -77,14 +77,14 @@ def move(found: Members, to: str | None, max_lag: float = 5.0) -> Moved:
         position = found.ask(old.name, "close", str(REOPEN_SECONDS), *again)
         # Until the other is told to open, nobody but this run can make it a primary.
         with _opened_again(found, old.name):
-            found.ask(new, "reached", f"'{position}'", seconds=15)
             if time.monotonic() - begun > PROMOTE_WITHIN:
                 raise FleetError(
                     host=new, subject="mysql switchover", found=f"{time.monotonic() - begun:.0f} s gone",
                     expected=f"at most {PROMOTE_WITHIN:.0f} s from the close to the promotion",
                     hint="nothing was moved; see what is slow and try again",
                 )  # fmt: skip
-            led = found.ask(new, "lead", "switchover", old.address, seconds=15)
+            reached = ("reached", f"'{position}'")
+            led = found.ask(new, "lead", "switchover", old.address, first=reached, seconds=15)
     else:
         led = found.ask(new, "lead", "switchover", old.address, seconds=15)
     others = [one for one in found.seen if one != new]

@@ -50,14 +50,16 @@ class Members:
         """
         together(self.seen, self.run.touch)
 
-    def ask(self, name: str, *words: str, seconds: int = 30) -> str:
-        """Run a part on a member; its one line.
+    def ask(self, name: str, *words: str, first: tuple[str, ...] = (), seconds: int = 30) -> str:
+        """Run a part on a member; its one line. first: another part, without which this one is not done; in the same
+        call, as writers wait for both.
 
         Raises:
             FleetError: it did not come about.
         """
+        script = " && ".join(f"{ROLE_TOOL} {' '.join(part)}" for part in (first, words) if part)
         said = self._done(
-            name, f"{ROLE_TOOL} {' '.join(words)}\n", seconds, subject=f"mysql {words[0]}",
+            name, f"{script}\n", seconds, subject=f"mysql {words[0]}",
             expected="the step to succeed", hint="fleet db status shows where the members stand",
         )  # fmt: skip
         return said[-1] if said else ""

@@ -24,8 +24,10 @@ from deploy.procedures import db, db_members
 step, inventory, move, seconds = sys.argv[1:]
 db.REOPEN_SECONDS = int(seconds)
 ask = db_members.Members.ask
-def dying(self, name, *words, **more):
-    said = ask(self, name, *words, **more)
+def dying(self, name, *words, first=(), **more):
+    if first and first[0] == step:
+        words, first = first, ()
+    said = ask(self, name, *words, first=first, **more)
     if words[0] == step:
         os.kill(os.getpid(), signal.SIGKILL)
     return said

@@ -45,7 +45,9 @@ class Found(Members):
         self.fails: dict[tuple[str, str], str] = {}
         self.says: dict[tuple[str, str], str] = {}
 
-    def ask(self, name: str, *words: str, seconds: int = 30) -> str:
+    def ask(self, name: str, *words: str, first: tuple[str, ...] = (), seconds: int = 30) -> str:
+        if first:
+            self.ask(name, *first)
         self.asked.append((name, *words))
         if why := self.fails.get((name, words[0])):
             raise FleetError(host=name, subject=words[0], found=why, expected="the step to succeed")
