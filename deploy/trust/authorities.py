@@ -81,9 +81,10 @@ class State:
         some hosts do not trust it yet: it is dropped. Otherwise a second turn would have it issue for hosts that others
         refuse.
         """
-        turned = {Phase.TRUST: Phase.DROP, Phase.DROP: Phase.TRUST}
-        phase = turned.get(self.phase, Phase.ISSUE) if self.phase else None
-        return replace(self, active=self.target, target=self.active, phase=phase)
+        if self.phase is None:
+            return self
+        turned = {Phase.TRUST: Phase.DROP, Phase.ISSUE: Phase.ISSUE, Phase.DROP: Phase.TRUST}
+        return replace(self, active=self.target, target=self.active, phase=turned[self.phase])
 
 
 class Authorities:
